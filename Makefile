@@ -1,0 +1,77 @@
+# Everything a contributor or CI runs. Only `setup` touches the network.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+PIP := $(PY) -m pip --disable-pip-version-check -qq
+NATIVE := CMakeLists.txt $(shell find native -name '*.cpp' -o -name '*.hpp')
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-system demo test check check-native bench docs gpu-check clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+
+setup: $(VENV)/.installed  ## make the environment in .venv; instant when nothing changed
+	@:
+
+$(PY):
+	@echo "setup: making $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV)
+
+# torch first and alone: it decides which build (CPU or GPU) all else follows.
+$(VENV)/.tools: constraints.txt | $(PY)
+	@echo "setup: installing torch and the build tools"
+	@$(PIP) install -c constraints.txt torch
+	@$(PIP) install -c constraints.txt scikit-build-core nanobind cmake ninja
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.tools pyproject.toml $(NATIVE)
+	@echo "setup: building and installing hatchway (editable)"
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[demo,dev]'
+	@touch $@
+
+setup-system:  ## install what apt must provide (as root): a compiler, Python's headers, git
+	@PYTHON=$(PYTHON) tools/setup_system.sh
+
+demo: setup  ## Hatchway beside stock torch, on this machine
+	@$(PY) -m hatchway.cli demo
+
+test: setup  ## every test that this machine can run
+	@$(PY) -m pytest -q
+
+check: setup check-native docs  ## format, lint, types, stubs, layers, architecture, links
+	@echo "check: format and lint"
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@echo "check: types"
+	@$(BIN)/mypy
+	@echo "check: stubs of native modules"
+	@$(PY) tools/stubs.py --check
+	@echo "check: layers and architecture"
+	@$(BIN)/lint-imports --no-cache >$(VENV)/lint-imports.txt || { cat $(VENV)/lint-imports.txt; exit 1; }
+	@$(PY) -m pytest -q tests/arch
+
+check-native: setup
+	@echo "check: native code without a warning"
+	@$(BIN)/cmake -S . -B build/strict -G Ninja --log-level=WARNING \
+		-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_BUILD_TYPE=Release \
+		-DPython_EXECUTABLE=$(CURDIR)/$(PY) -DHATCHWAY_STRICT=ON
+	@$(BIN)/cmake --build build/strict -- --quiet
+
+bench: setup  ## measure Hatchway beside its peers; results are JSON
+	@$(PY) -m benchmarks
+
+docs: setup  ## every link and every `make` command in the documents is real
+	@echo "docs: links and commands"
+	@$(PY) tools/check_docs.py
+
+gpu-check: setup  ## the tests that need a GPU; says so if there is none
+	@if $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
+	then $(PY) -m pytest -q -m gpu; \
+	else echo "gpu-check: torch sees no GPU here, so nothing was checked"; fi
+
+clean:  ## remove builds and caches; keeps .venv
+	@rm -rf build dist out .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find src tests tools benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

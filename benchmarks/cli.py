@@ -1,0 +1,125 @@
+"""Options of ``python -m benchmarks``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks import report
+from benchmarks.loaders import DEFAULT_LOADERS, LOADERS, why_missing
+from benchmarks.suite import Options, run_suite
+from benchmarks.workloads import WORKLOADS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmarks; return 1 if any run lost or doubled a sample, failed or hung."""
+    options = _parser().parse_args(arguments)
+    if options.read:
+        result = json.loads(options.read.read_text())
+    else:
+        result = _run(options)
+        if options.json:
+            options.json.write_text(json.dumps(result, indent=1, default=str) + "\n")
+    if options.markdown:
+        print(report.markdown(result))
+    else:
+        report.show(result, Console(width=None if sys.stdout.isatty() else 160))
+    return 1 if report.errors(result) else 0
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    loaders = []
+    for name in options.loaders:
+        reason = why_missing(name)
+        if reason is None:
+            loaders.append(name)
+        else:
+            print(f"left out: {reason}", file=sys.stderr)
+    if not loaders:
+        raise SystemExit("none of the loaders asked for can run here")
+    chosen = Options(
+        workloads=options.workloads,
+        loaders=tuple(loaders),
+        repeats=1 if options.length == "quick" else options.repeats,
+        seed=options.seed,
+        demand=options.demand,
+        length=options.length,
+    )
+    return run_suite(chosen, say=lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Hatchway's data loader beside torch's, on five workloads.",
+    )
+    parser.add_argument(
+        "--workloads",
+        type=lambda text: _names(text, WORKLOADS),
+        default=tuple(WORKLOADS),
+        help=f"some of {','.join(WORKLOADS)} (default: all)",
+    )
+    parser.add_argument(
+        "--loaders",
+        type=lambda text: _names(text, LOADERS),
+        default=DEFAULT_LOADERS,
+        help=f"some of {','.join(LOADERS)} (default: {','.join(DEFAULT_LOADERS)})",
+    )
+    parser.add_argument("--repeats", type=_positive, default=5, help="runs of each (default: 5)")
+    parser.add_argument("--seed", type=int, default=0, help="of orders and data (default: 0)")
+    parser.add_argument(
+        "--demand",
+        type=_positive_ratio,
+        default=1.0,
+        help="the device's demand over the workers' capacity (default: 1)",
+    )
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
+        "--short",
+        dest="length",
+        action="store_const",
+        const="short",
+        default="full",
+        help="short epochs, where starting up weighs more",
+    )
+    length.add_argument(
+        "--quick",
+        dest="length",
+        action="store_const",
+        const="quick",
+        help="small and once: a smoke test",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write raw runs and summary")
+    parser.add_argument("--read", type=Path, metavar="FILE", help="show such a file, run nothing")
+    parser.add_argument("--markdown", action="store_true", help="print tables in Markdown")
+    return parser
+
+
+def _names(text: str, known: dict[str, Any]) -> tuple[str, ...]:
+    names = tuple(filter(None, text.split(",")))
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of some of {', '.join(known)}")
+    return names
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def _positive_ratio(text: str) -> float:
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = 0.0
+    if not 0 < ratio < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return ratio

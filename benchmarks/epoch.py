@@ -1,0 +1,169 @@
+"""One epoch: a loader, a paced device, and what was measured.
+
+Definitions (all times from one monotonic clock):
+
+- *start*: just before ``iter(loader)``; the loader is built before it, its
+  workers start after it.
+- ``epoch_s``: start to the end of the device's last step.
+- ``first_batch_s``: start to the arrival of the first batch.
+- ``steady_s``: arrival of the first batch to the end of the last step, that is
+  ``epoch_s - first_batch_s``. The device has all its steps before it then, so
+  with demand at capacity a loader that never keeps it waiting takes exactly
+  the limit: *steady over the limit* is at least 1.
+- ``wait_s``, ``longest_wait_s``: the device's idle time after the first batch
+  came, in all and at most between two steps.
+- ``busy_share``: the device's steps over ``epoch_s``.
+- ``shutdown_s``: what the loader takes to end the iteration after its last batch.
+- ``num_processes``: children (of all generations) that the epoch added, at most,
+  looked up after the first batch, half-way and at the last batch.
+- ``cpu_s``: processor time of the consumer and of all children that ended.
+- ``foreign_share``: what others (processes, or the host as steal time) took of
+  the machine's cores meanwhile. Above a few percent the run is noisy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from benchmarks.device import PacedDevice
+from benchmarks.errors import BenchmarkError
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch took; see the module's definitions."""
+
+    epoch_s: float
+    first_batch_s: float
+    steady_s: float
+    busy_share: float
+    wait_s: float
+    longest_wait_s: float
+    shutdown_s: float
+    num_batches: int
+    num_processes: int
+    cpu_s: float
+    foreign_share: float
+
+
+def run_epoch(
+    build: Callable[[], Iterable[Any]],
+    *,
+    num_samples: int,
+    num_batches: int,
+    step_s: float,
+    deadline_s: float,
+) -> tuple[Epoch, Iterable[Any]]:
+    """Run one epoch of the loader that ``build`` gives; return its figures and the loader.
+
+    Raises:
+        BenchmarkError: If a sample is lost or doubled, or the epoch exceeds ``deadline_s``.
+    """
+    gc.collect()
+    loader = build()
+    device = PacedDevice(step_s)
+    seen: list[torch.Tensor] = []
+    before = len(_children())
+    num_processes = 0
+    cpu_before_s, machine_before_s = _cpu_s(), _machine_cpu_s()
+    with _deadline(deadline_s):
+        start = time.perf_counter()
+        for batch in loader:
+            device.take()
+            seen.append(batch[1].clone())
+            if len(seen) in (1, num_batches // 2, num_batches):
+                num_processes = max(num_processes, len(_children()) - before)
+        asked_out = time.perf_counter()
+        end = device.finish()
+    check_exactly_once(seen, num_samples)
+    cpu_s = _cpu_s() - cpu_before_s
+    foreign_s = _machine_cpu_s() - machine_before_s - cpu_s
+    epoch_s = end - start
+    first_batch_s = device.arrivals[0] - start
+    figures = Epoch(
+        epoch_s=epoch_s,
+        first_batch_s=first_batch_s,
+        steady_s=epoch_s - first_batch_s,
+        busy_share=len(seen) * step_s / epoch_s,
+        wait_s=sum(device.gaps_s),
+        longest_wait_s=max(device.gaps_s, default=0.0),
+        shutdown_s=asked_out - device.arrivals[-1],
+        num_batches=len(seen),
+        num_processes=num_processes,
+        cpu_s=cpu_s,
+        foreign_share=max(0.0, foreign_s / epoch_s / (os.cpu_count() or 1)),
+    )
+    return figures, loader
+
+
+def check_exactly_once(indices: list[torch.Tensor], num_samples: int) -> None:
+    """Check that every index below ``num_samples`` came once.
+
+    Raises:
+        BenchmarkError: If one is lost or doubled; names the first of each.
+    """
+    came = torch.cat(indices) if indices else torch.empty(0, dtype=torch.int64)
+    counts = torch.bincount(came, minlength=num_samples)
+    lost, doubled = (counts == 0).nonzero().flatten(), (counts > 1).nonzero().flatten()
+    if len(lost) or len(doubled) or len(counts) != num_samples:
+        raise BenchmarkError(
+            f"{len(came)} of {num_samples} samples came: {len(lost)} lost "
+            f"{lost[:3].tolist()}, {len(doubled)} doubled {doubled[:3].tolist()}, "
+            f"{len(counts) - num_samples} past the end"
+        )
+
+
+def _children() -> set[int]:
+    """Process ids of all living descendants, from /proc: some 50 us, no scan of all processes."""
+    found: set[int] = set()
+    parents = [Path("/proc/self")]
+    while parents:
+        for children in parents.pop().glob("task/*/children"):
+            with contextlib.suppress(OSError):
+                for pid in map(int, children.read_text().split()):
+                    found.add(pid)
+                    parents.append(Path(f"/proc/{pid}"))
+    return found
+
+
+def _cpu_s() -> float:
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
+def _machine_cpu_s() -> float:
+    """Processor time of the whole machine since boot: all but idle and waiting for I/O."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(
+        int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    )
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Raise in the main thread after ``seconds``: a loader that hangs must not hang the rest."""
+
+    def expire(_signum: int, _frame: FrameType | None) -> None:
+        raise BenchmarkError(f"the epoch did not end within {seconds:.0f} s")
+
+    previous = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)

@@ -1,0 +1,15 @@
+"""The root of Hatchway's errors, and one branch a part."""
+
+from __future__ import annotations
+
+
+class HatchwayError(Exception):
+    """Any error that Hatchway raises on purpose, apart from wrong arguments.
+
+    A message says what went wrong, which value, where, and the way out.
+    Wrong arguments raise ``ValueError`` or ``TypeError`` instead.
+    """
+
+
+class LoaderError(HatchwayError):
+    """Any error of ``hatchway.loader``."""

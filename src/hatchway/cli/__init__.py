@@ -1,0 +1,5 @@
+"""The ``hatchway`` command."""
+
+from hatchway.cli.command import main
+
+__all__ = ["main"]

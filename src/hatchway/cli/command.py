@@ -1,0 +1,48 @@
+"""Parse the command line and hand over to a subcommand."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from hatchway import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the ``hatchway`` command.
+
+    Args:
+        argv: Arguments after the program's name; ``sys.argv[1:]`` by default.
+
+    Returns:
+        The exit status: 0 on success, 2 if no subcommand was named.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="hatchway",
+        description="Keep the accelerator of an ML training host loaded.",
+    )
+    parser.add_argument("--version", action="version", version=f"hatchway {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    doctor = commands.add_parser("doctor", help="what this machine can do, a line each")
+    demo = commands.add_parser("demo", help="Hatchway beside stock torch, on this machine")
+
+    # Only the named subcommand is imported: the demo pulls in torch and plots.
+    named = next((a for a in arguments if not a.startswith("-")), None)
+    if named == "doctor":
+        from hatchway.cli.doctor import add_arguments, run
+
+        add_arguments(doctor)
+        return run(parser.parse_args(arguments))
+    if named == "demo":
+        from hatchway.cli import demo as demo_command
+
+        demo_command.add_arguments(demo)
+        return demo_command.run(parser.parse_args(arguments))
+    parser.parse_args(arguments)
+    parser.print_help(sys.stderr)
+    return 2

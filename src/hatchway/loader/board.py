@@ -1,0 +1,308 @@
+"""The board: what every process of one loader knows, as columns of plain numbers.
+
+Schedule and delivery are pure functions of the board. It lies in shared memory
+in the live loader and in a ``bytearray`` in tests. Whoever changes it holds the
+loader's lock, with two exceptions: a worker publishes the status of the sample
+that it finished, and whoever drops the last view of a block marks it free.
+
+Positions, home batches and outgoing batches live in rings: entry ``n`` has slot
+``n & mask``. A *home batch* is what the batch sampler yielded; an *outgoing
+batch* is what the training loop gets. They are the same unless ``order="ready"``
+forms batches from whatever is finished.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Buffer = Any  # anything that exports a writable buffer
+
+
+class Status(IntEnum):
+    """Where a position stands; it only ever grows, but for a sample run again."""
+
+    EMPTY = 0
+    PLANNED = 1
+    CLAIMED = 2
+    DONE = 3
+    FAILED = 4
+    TAKEN = 5
+    CONSUMED = 6
+
+
+class Kind(IntEnum):
+    """Where the bytes of a sample or batch lie."""
+
+    NONE = 0
+    ROW = 1  # a row of the home batch's block; for a batch: the rows are the batch
+    BLOB = 2  # pickled, in a block of its own
+    COLLATED = 3  # a batch of one, collated by the worker that made its sample
+    ERROR = 4  # a pickled failure, in a block of its own
+
+
+class Outgoing(IntEnum):
+    """Where an outgoing batch stands."""
+
+    EMPTY = 0
+    COMPOSED = 1
+    COLLATING = 2
+    READY = 3
+    TAKEN = 4
+
+
+class Block(IntEnum):
+    """The state of a block of the heap."""
+
+    FREE = 1
+    USED = 2
+    PUNCHED = 3  # its address range can be used again, its memory was given back
+    RETIRED = 4  # consumed, but a worker's code still looks at it
+
+
+class Running(IntEnum):
+    """What a worker is doing."""
+
+    NOTHING = 0
+    SAMPLE = 1
+    COLLATE = 2
+    WAITING_FOR_MEMORY = 3
+
+
+class Head(IntEnum):
+    """Scalars of the board."""
+
+    HOLDER = 0  # worker + 1 that holds the lock; left behind by a holder that died
+    STOP = 1
+    WAITING = 2  # the training loop sleeps until a batch is ready
+    EPOCH = 3
+    BASE_SEED = 4
+    EPOCH_START = 5  # position numbers go on across epochs; this one has rank 0
+    PUBLISHED = 6
+    CURSOR = 7  # positions before it were claimed at least once
+    TAIL = 8  # positions before it are consumed
+    NUM_RETRY = 9  # an upper bound of planned positions before the cursor
+    HOMES = 10
+    HOME_TAIL = 11
+    EXHAUSTED = 12  # the sampler has no more for this epoch
+    OUT_TAIL = 13  # outgoing batches before it are delivered
+    OUT_HEAD = 14  # outgoing batches from it on do not exist yet
+    ROWS = 15  # 0: layout of rows unknown, 1: agreed, 2: given up
+    ROW_MISSES = 16
+    ROW_BYTES = 17
+    NUM_BLOCKS = 18
+    BUMP = 19  # heap offset after the last block
+    RESIDENT = 20  # bytes of all blocks whose memory is not given back
+    PEAK = 21
+    SAMPLE_BYTES = 22  # the largest sample seen
+    SCHEMA_BYTES = 23
+    HELD = 24  # bytes of batches that the training loop keeps
+    NUM_SAMPLES = 25
+    NUM_RESTARTS = 26
+    NUM_SEATS = 27  # workers that may be in the fast lane at once
+    NUM_PROCESSES = 28
+
+
+@dataclass(frozen=True)
+class BoardShape:
+    """Sizes of the board's tables; ring sizes are powers of two."""
+
+    positions: int
+    homes: int
+    outgoing: int
+    members: int
+    workers: int
+    blocks: int
+    schema_bytes: int = 16384
+
+    def __post_init__(self) -> None:
+        for name in ("positions", "homes", "outgoing"):
+            value = getattr(self, name)
+            if value < 1 or value & (value - 1):
+                raise ValueError(f"{name} must be a power of two, not {value}")
+
+
+def power_of_two(at_least: int) -> int:
+    """The smallest power of two that is not smaller than ``at_least``."""
+    return 1 << max(0, at_least - 1).bit_length()
+
+
+class Column:
+    """One column, as a NumPy array for runs and as a memoryview for single cells.
+
+    A cell of a memoryview costs 40 ns to read, of an array 100.
+    """
+
+    __slots__ = ("array", "cells")
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+        self.cells: Any = memoryview(array) if array.ndim == 1 else None
+
+
+_TABLES: dict[str, tuple[str, dict[str, str]]] = {
+    "positions": (
+        "positions",
+        {
+            "status": "u1",
+            "attempts": "u1",
+            "kind": "u1",
+            "worker": "i2",
+            "row": "i4",
+            "block": "i4",
+            "key": "i8",
+            "home": "i8",
+            "nbytes": "i8",
+            "seconds": "f4",
+        },
+    ),
+    "homes": (
+        "homes",
+        {
+            "home_count": "i4",
+            "home_block": "i4",
+            "home_keys": "i4",
+            "home_emitted": "u1",
+            "home_first": "i8",
+        },
+    ),
+    "outgoing": (
+        "outgoing",
+        {
+            "out_status": "u1",
+            "out_kind": "u1",
+            "out_attempts": "u1",
+            "out_fixed": "u1",
+            "out_worker": "i2",
+            "out_count": "i4",
+            "out_block": "i4",
+            "out_first": "i8",
+            "out_nbytes": "i8",
+        },
+    ),
+    "workers": (
+        "workers",
+        {
+            "span": "u8",
+            "chunk_first": "i8",
+            "current": "i8",
+            "started": "f8",
+            "running": "u1",
+            "parked": "u1",
+            "alive": "u1",
+        },
+    ),
+    "blocks": (
+        "blocks",
+        {"block_state": "u1", "block_owner": "i2", "block_offset": "i8", "block_bytes": "i8"},
+    ),
+}
+
+
+class Board:
+    """Typed columns over one buffer of :meth:`nbytes` zeroed bytes."""
+
+    head: Any
+    cut_s: Any
+    status: Column
+    attempts: Column
+    kind: Column
+    worker: Column
+    row: Column
+    block: Column
+    key: Column
+    home: Column
+    nbytes: Column
+    seconds: Column
+    home_count: Column
+    home_block: Column
+    home_keys: Column
+    home_emitted: Column
+    home_first: Column
+    out_status: Column
+    out_kind: Column
+    out_attempts: Column
+    out_fixed: Column
+    out_worker: Column
+    out_count: Column
+    out_block: Column
+    out_first: Column
+    out_nbytes: Column
+    span: Column
+    chunk_first: Column
+    current: Column
+    started: Column
+    running: Column
+    parked: Column
+    alive: Column
+    block_state: Column
+    block_owner: Column
+    block_offset: Column
+    block_bytes: Column
+
+    def __init__(self, buffer: Buffer, shape: BoardShape) -> None:
+        self.shape = shape
+        self.mask = shape.positions - 1
+        self.home_mask = shape.homes - 1
+        self.out_mask = shape.outgoing - 1
+        offset = 0
+        for name, dtype, count in _columns(shape):
+            array = np.frombuffer(buffer, dtype, count, offset)
+            offset += _padded(array.nbytes)
+            if name in ("head", "cut_s", "schema"):
+                setattr(self, name, memoryview(array))
+            elif name == "members":
+                self.members = array.reshape(shape.outgoing, shape.members)
+            else:
+                setattr(self, name, Column(array))
+
+    schema: Any
+    members: NDArray[np.int64]
+
+    @staticmethod
+    def buffer_bytes(shape: BoardShape) -> int:
+        """How many bytes a board of this shape takes."""
+        return sum(_padded(np.dtype(dtype).itemsize * n) for _, dtype, n in _columns(shape))
+
+    def slots(self, begin: int, end: int) -> list[slice]:
+        """Slices of the position columns that hold [begin, end), in order."""
+        if end <= begin:
+            return []
+        size = self.mask + 1
+        low = begin & self.mask
+        count = end - begin
+        if low + count <= size:
+            return [slice(low, low + count)]
+        return [slice(low, size), slice(0, low + count - size)]
+
+    def run(self, column: Column, begin: int, end: int) -> NDArray[Any]:
+        """The cells of positions [begin, end): a view, or a copy across the seam."""
+        parts = [column.array[part] for part in self.slots(begin, end)]
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else column.array[:0]
+
+    def run_at(self, column: Column, positions: NDArray[np.int64]) -> NDArray[Any]:
+        """The cells of the given positions, as a copy."""
+        return column.array[positions & self.mask]
+
+    def assign(self, column: Column, begin: int, end: int, value: Any) -> None:
+        """Set the cells of positions [begin, end)."""
+        for part in self.slots(begin, end):
+            column.array[part] = value
+
+
+def _columns(shape: BoardShape) -> list[tuple[str, str, int]]:
+    columns = [("head", "i8", 64), ("cut_s", "f8", 1), ("schema", "u1", shape.schema_bytes)]
+    for size, table in _TABLES.values():
+        columns += [(name, dtype, getattr(shape, size)) for name, dtype in table.items()]
+    columns.append(("members", "i8", shape.outgoing * shape.members))
+    return columns
+
+
+def _padded(nbytes: int) -> int:
+    return -(-nbytes // 64) * 64

@@ -1,0 +1,127 @@
+"""What all processes of one loader have in common, and the way in: the lock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hatchway.loader.board import Board, BoardShape, Head
+from hatchway.loader.delivery import Delivery, DeliveryRules
+from hatchway.loader.heap import Heap
+from hatchway.loader.lease import lease
+from hatchway.loader.schedule import Schedule
+from hatchway.loader.shared import Bell, ProcessLock, SharedMapping
+
+# The buffer's mapping is sparse and larger than its budget, so that blocks of
+# many sizes find an address without moving.
+_ADDRESSES_PER_BYTE = 8
+
+
+@dataclass(frozen=True)
+class CommonsConfig:
+    """Sizes and rules that hold for the life of the workers."""
+
+    shape: BoardShape
+    rules: DeliveryRules
+    buffer_bytes: int
+
+
+class Commons:
+    """The board, the buffer and the bells; created by the training process.
+
+    Picklable while a worker process is being started, with any start method.
+    """
+
+    def __init__(self, config: CommonsConfig) -> None:
+        address_bytes = -(-config.buffer_bytes * _ADDRESSES_PER_BYTE // 4096) * 4096
+        self._open(
+            config,
+            SharedMapping(Board.buffer_bytes(config.shape)),
+            SharedMapping(address_bytes),
+            ProcessLock(),
+            Bell(),
+            [Bell() for _ in range(config.shape.workers)],
+        )
+
+    def _open(
+        self,
+        config: CommonsConfig,
+        board_mapping: SharedMapping,
+        mapping: SharedMapping,
+        lock: ProcessLock,
+        bell: Bell,
+        worker_bells: list[Bell],
+    ) -> None:
+        self._parts = (config, board_mapping, mapping, lock, bell, worker_bells)
+        self.config = config
+        self.bell = bell
+        self.worker_bells = worker_bells
+        self.training_process = config.shape.workers  # its id beside the workers'
+        self._mapping = mapping
+        self._lock = lock
+        self.board = Board(board_mapping.memory, config.shape)
+        self.heap = Heap(
+            self.board,
+            budget_bytes=config.buffer_bytes,
+            address_bytes=mapping.nbytes,
+            give_back=mapping.give_back,
+            reserve=mapping.reserve if mapping.has_fixed_size else None,
+        )
+        self.schedule = Schedule(self.board, self.heap)
+        self.delivery = Delivery(self.board, self.heap, config.rules)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, self._parts
+
+    def locked(self, who: int) -> Visit:
+        """A context in which the board may be changed by process ``who``."""
+        return Visit(self, who)
+
+    def view(self, block: int, nbytes: int) -> memoryview:
+        """The first ``nbytes`` of a block, writable."""
+        offset = self.board.block_offset.cells[block]
+        return memoryview(self._mapping.memory)[offset : offset + nbytes]
+
+    def lease(self, block: int, nbytes: int, on_release: Any) -> memoryview:
+        """Like :meth:`view`; ``on_release`` runs when nothing looks at it any more."""
+        return lease(
+            self._mapping.memory, self.board.block_offset.cells[block], nbytes, on_release
+        )
+
+    def close(self) -> None:
+        """Close every descriptor; memory stays while views of it live."""
+        _, board_mapping, mapping, lock, bell, worker_bells = self._parts
+        for part in (board_mapping, mapping, lock, bell, *worker_bells):
+            part.close()
+
+
+def _reopen(*parts: Any) -> Commons:
+    commons = object.__new__(Commons)
+    commons._open(*parts)
+    return commons
+
+
+class Visit:
+    """Holds the lock; puts right what a holder that died had left half done."""
+
+    __slots__ = ("_commons", "_head", "_who")
+
+    def __init__(self, commons: Commons, who: int) -> None:
+        self._commons = commons
+        self._head = commons.board.head
+        self._who = who
+
+    def __enter__(self) -> None:
+        self._commons._lock.__enter__()
+        left_by = self._head[Head.HOLDER]
+        self._head[Head.HOLDER] = self._who + 1
+        if left_by:
+            delivery = self._commons.delivery
+            delivery.repair()
+            self._commons.heap.repair(delivery.referenced_blocks(), {left_by - 1})
+
+    def __exit__(self, error_type: object, *_: object) -> None:
+        if error_type is None:
+            # Otherwise (Ctrl-C in the middle) the next visitor repairs.
+            self._head[Head.HOLDER] = 0
+        self._commons._lock.__exit__()

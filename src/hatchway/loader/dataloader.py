@@ -1,0 +1,149 @@
+"""The public class: a drop-in for ``torch.utils.data.DataLoader``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import torch.utils.data
+from torch.utils.data import Dataset, IterDataPipe, IterableDataset, MapDataPipe, Sampler
+
+from hatchway.loader.iterator import ParallelIterator
+from hatchway.loader.options import LoaderOptions
+from hatchway.loader.serial import SerialIterator
+from hatchway.loader.statistics import LoaderStatistics, StatisticsBox
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class DataLoader(torch.utils.data.DataLoader[T_co]):
+    """A ``torch.utils.data.DataLoader`` in which a slow sample stalls nobody else.
+
+    Samples, not batches, are what workers take. Every position of the sampler
+    is in exactly one batch of its epoch, or its failure is raised. What a
+    sample contains depends on the base seed, the epoch and its position only.
+    Batches are views of shared memory and stay valid for as long as they are
+    kept. After MinatoLoader (arXiv:2509.10712).
+
+    All arguments of torch's class have torch's meaning and defaults. With an
+    ``IterableDataset`` torch's own workers run.
+
+    Args:
+        dataset: As in torch.
+        batch_size: As in torch.
+        shuffle: As in torch.
+        sampler: As in torch.
+        batch_sampler: As in torch; it says what each batch holds in any order.
+        num_workers: As in torch; 0 loads in the calling process, one sample
+            after the other, with the same contents.
+        collate_fn: As in torch; runs in a worker, on views of shared memory.
+        pin_memory: As in torch; pinned by the calling thread.
+        drop_last: As in torch.
+        timeout: As in torch.
+        worker_init_fn: As in torch.
+        multiprocessing_context: As in torch.
+        generator: As in torch.
+        prefetch_factor: As in torch: how many batches of samples a worker may
+            be ahead.
+        persistent_workers: As in torch.
+        pin_memory_device: As in torch.
+        in_order: As in torch; False means ``order="ready"`` unless ``order`` says
+            otherwise.
+        order: ``"strict"``: torch's batches, in torch's order. ``"ready"``: a
+            batch is made of the finished samples that come first in the
+            sampler's order, so that a slow sample leaves in a later batch.
+            ``"auto"``: ``"ready"`` where the order is random anyway, otherwise,
+            and with torch's deterministic algorithms, ``"strict"``.
+        slow_after_s: Seconds from which a running sample is slow and another
+            worker takes its place in the fast lane; None for the 75th
+            percentile of recent times (at least twice their median).
+        buffer_bytes: Bound of the shared buffer; None for a quarter of the
+            memory that this process can take.
+        max_background_workers: How many workers may be started besides
+            ``num_workers`` when slow samples hold all of these; None for as
+            many again. Their ids go on from ``num_workers``.
+        seeding: ``"position"``: before each sample Python's, NumPy's and torch's
+            global generators are set from (base seed, epoch, position).
+            ``"torch"``: once a worker, as torch does.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument has the wrong type.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[T_co],
+        batch_size: int | None = 1,
+        shuffle: bool | None = None,
+        sampler: Sampler[Any] | Iterable[Any] | None = None,
+        batch_sampler: Sampler[list[Any]] | Iterable[list[Any]] | None = None,
+        num_workers: int = 0,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        pin_memory: bool = False,
+        drop_last: bool = False,
+        timeout: float = 0,
+        worker_init_fn: Callable[[int], None] | None = None,
+        multiprocessing_context: Any = None,
+        generator: Any = None,
+        *,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool = False,
+        pin_memory_device: str = "",
+        in_order: bool = True,
+        order: str = "auto",
+        slow_after_s: float | None = None,
+        buffer_bytes: int | None = None,
+        max_background_workers: int | None = None,
+        seeding: str = "position",
+    ) -> None:
+        LoaderOptions(order, slow_after_s, buffer_bytes, max_background_workers, seeding)
+        # Each under its own name: frameworks rebuild loaders from attributes.
+        self.order = order
+        self.slow_after_s = slow_after_s
+        self.buffer_bytes = buffer_bytes
+        self.max_background_workers = max_background_workers
+        self.seeding = seeding
+        self._statistics = StatisticsBox()
+        super().__init__(
+            dataset,
+            batch_size,
+            shuffle,
+            sampler,
+            batch_sampler,
+            num_workers,
+            collate_fn,
+            pin_memory,
+            drop_last,
+            timeout,
+            worker_init_fn,
+            multiprocessing_context,
+            generator,
+            prefetch_factor=prefetch_factor,
+            persistent_workers=persistent_workers,
+            pin_memory_device=pin_memory_device,
+            in_order=in_order,
+        )
+
+    @property
+    def options(self) -> LoaderOptions:
+        """Hatchway's own arguments as they are now, checked."""
+        return LoaderOptions(
+            self.order,
+            self.slow_after_s,
+            self.buffer_bytes,
+            self.max_background_workers,
+            self.seeding,
+        )
+
+    def statistics(self) -> LoaderStatistics:
+        """What the latest pass over this loader did so far, as a snapshot."""
+        return self._statistics.read()
+
+    def _get_iterator(self) -> Any:
+        if isinstance(self.dataset, IterableDataset | IterDataPipe | MapDataPipe):
+            return super()._get_iterator()
+        if self.num_workers == 0:
+            return SerialIterator(self)
+        self.check_worker_number_rationality()
+        return ParallelIterator(self)

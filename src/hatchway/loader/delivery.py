@@ -1,0 +1,336 @@
+"""Which finished samples make the next batch. Pure: a function of the board.
+
+With *fixed* content (``order="strict"``, or a batch sampler of the user's) an
+outgoing batch is a home batch, made when its last sample is done. Otherwise
+(``order="ready"``) it is made of the finished samples that come first in the
+sampler's order, and as late as possible: only ``depth`` batches are ever made
+ahead of the training loop. After MinatoLoader (arXiv:2509.10712), section 4,
+but for the order, which the paper gives up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hatchway.loader.board import Board, Head, Kind, Outgoing, Status
+from hatchway.loader.heap import Heap
+
+
+@dataclass(frozen=True)
+class DeliveryRules:
+    """What batches are made of.
+
+    Attributes:
+        fixed: Outgoing batches are the home batches.
+        in_order: Outgoing batches leave in their order.
+        batch_size: Samples in a batch that is made freely.
+        drop_last: Whether a smaller last batch is dropped.
+        depth: How many batches may be made ahead, if made freely.
+        rows_are_batch: The rows of a home batch's block are its collated form,
+            so that a complete home batch needs no collating.
+    """
+
+    fixed: bool
+    in_order: bool
+    batch_size: int
+    drop_last: bool
+    depth: int
+    rows_are_batch: bool
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A batch that the training loop took."""
+
+    kind: Kind
+    block: int
+    nbytes: int
+    positions: NDArray[np.int64]
+
+
+class Delivery:
+    """Makes outgoing batches from finished samples and hands them over, once each."""
+
+    def __init__(self, board: Board, heap: Heap, rules: DeliveryRules) -> None:
+        self._board = board
+        self._heap = heap
+        self._rules = rules
+
+    def compose(self, position: int = -1) -> None:
+        """Make every batch that can be made.
+
+        Args:
+            position: A sample that was just finished, or -1 to look everywhere.
+        """
+        if not self._rules.fixed:
+            self._compose_free()
+        elif position >= 0:
+            self._compose_home(self._board.home.cells[position & self._board.mask])
+        else:
+            for home in range(self._board.head[Head.HOME_TAIL], self._board.head[Head.HOMES]):
+                self._compose_home(home)
+
+    def claim_collate(self, worker: int) -> int:
+        """The slot of an outgoing batch that ``worker`` is to collate, or -1."""
+        board = self._board
+        slot = self._first(Outgoing.COMPOSED)
+        if slot >= 0:
+            board.out_status.cells[slot] = Outgoing.COLLATING
+            board.out_worker.cells[slot] = worker
+        return slot
+
+    def members(self, slot: int) -> NDArray[np.int64]:
+        """The positions of an outgoing batch, in the order of its rows."""
+        board = self._board
+        count = board.out_count.cells[slot]
+        if board.out_fixed.cells[slot]:
+            first = board.out_first.cells[slot]
+            return np.arange(first, first + count, dtype=np.int64)
+        return board.members[slot, :count].copy()
+
+    def collated(
+        self, slot: int, kind: Kind, block: int, nbytes: int
+    ) -> None:
+        """An outgoing batch is ready in ``block``; its samples are no longer needed.
+
+        Args:
+            slot: The outgoing batch.
+            kind: BLOB, ROW or ERROR.
+            block: Where it lies.
+            nbytes: How many bytes of the block it takes.
+        """
+        board = self._board
+        board.out_block.cells[slot] = block
+        board.out_nbytes.cells[slot] = nbytes
+        board.out_kind.cells[slot] = kind
+        board.out_status.cells[slot] = Outgoing.READY
+        self._heap.adopt(block)
+        self.consume(self.members(slot))
+
+    def is_ready(self) -> bool:
+        """Whether the training loop has something to take."""
+        return self._next_ready() >= 0
+
+    def take(self) -> Delivered | None:
+        """Hand over the next batch, whose block the caller then owns."""
+        board, head = self._board, self._board.head
+        slot = self._next_ready()
+        if slot < 0:
+            return None
+        positions = self.members(slot)
+        kind = Kind(board.out_kind.cells[slot])
+        block, nbytes = board.out_block.cells[slot], board.out_nbytes.cells[slot]
+        first = int(positions[0]) & board.mask
+        if kind is Kind.ROW and board.out_fixed.cells[slot]:
+            home = board.home.cells[first] & board.home_mask
+            if board.home_block.cells[home] == block:
+                board.home_block.cells[home] = -1
+        elif kind in (Kind.COLLATED, Kind.ERROR):
+            for position in positions.tolist():
+                if board.block.cells[position & board.mask] == block:
+                    board.block.cells[position & board.mask] = -1
+        board.out_status.cells[slot] = Outgoing.TAKEN
+        self.consume(positions)
+        tail = head[Head.OUT_TAIL]
+        while tail < self._out_end() and (
+            board.out_status.cells[tail & board.out_mask] == Outgoing.TAKEN
+        ):
+            board.out_status.cells[tail & board.out_mask] = Outgoing.EMPTY
+            tail += 1
+        head[Head.OUT_TAIL] = tail
+        return Delivered(kind, block, nbytes, positions)
+
+    def finished(self) -> bool:
+        """Whether every position of the epoch has been delivered."""
+        head = self._board.head
+        consumed = head[Head.EXHAUSTED] and head[Head.TAIL] == head[Head.PUBLISHED]
+        return bool(consumed and head[Head.OUT_TAIL] == self._out_end())
+
+    def consume(self, positions: NDArray[np.int64]) -> None:
+        """Forget samples that have been delivered, and free what held them."""
+        board, head = self._board, self._board.head
+        slots = positions & board.mask
+        blocks = board.block.array[slots]
+        for block in blocks[blocks >= 0].tolist():
+            self._heap.retire(block)
+        board.block.array[slots] = -1
+        board.status.array[slots] = Status.CONSUMED
+        for home in np.unique(board.home.array[slots]).tolist():
+            self.free_home(home)
+        tail, end = head[Head.TAIL], head[Head.PUBLISHED]
+        if tail < end:
+            pending = np.flatnonzero(board.run(board.status, tail, end) != Status.CONSUMED)
+            head[Head.TAIL] = tail + int(pending[0]) if len(pending) else end
+        home_tail = head[Head.HOME_TAIL]
+        while home_tail < head[Head.HOMES]:
+            slot = home_tail & board.home_mask
+            if board.home_first.cells[slot] + board.home_count.cells[slot] > head[Head.TAIL]:
+                break
+            home_tail += 1
+        head[Head.HOME_TAIL] = home_tail
+
+    def free_home(self, home: int) -> None:
+        """Free the blocks of a home batch that is consumed to the last sample."""
+        board = self._board
+        slot = home & board.home_mask
+        first, count = board.home_first.cells[slot], board.home_count.cells[slot]
+        if not np.all(board.run(board.status, first, first + count) == Status.CONSUMED):
+            return
+        block, keys = board.home_block.cells[slot], board.home_keys.cells[slot]
+        board.home_block.cells[slot] = board.home_keys.cells[slot] = -1
+        if block >= 0:
+            self._heap.retire(block)
+        if keys >= 0:
+            self._heap.release(keys)
+
+    def repair(self) -> None:
+        """Undo a batch that its maker, dying, had begun to write down."""
+        board, head = self._board, self._board.head
+        begin, end = head[Head.TAIL], head[Head.PUBLISHED]
+        live = (Outgoing.COMPOSED, Outgoing.COLLATING, Outgoing.READY)
+        spoken_for: set[int] = set()
+        for number in range(head[Head.OUT_TAIL], self._out_end()):
+            if board.out_status.cells[number & board.out_mask] not in live:
+                continue
+            for position in self.members(number & board.out_mask).tolist():
+                slot = position & board.mask
+                spoken_for.add(position)
+                if board.status.cells[slot] < Status.TAKEN:
+                    board.status.cells[slot] = Status.TAKEN
+                board.home_emitted.cells[board.home.cells[slot] & board.home_mask] = 1
+        taken = np.flatnonzero(board.run(board.status, begin, end) == Status.TAKEN)
+        for position in (taken + begin).tolist():
+            if position not in spoken_for:
+                slot = position & board.mask
+                failed = board.kind.cells[slot] == Kind.ERROR
+                board.status.cells[slot] = Status.FAILED if failed else Status.DONE
+                board.home_emitted.cells[board.home.cells[slot] & board.home_mask] = 0
+
+    def referenced_blocks(self) -> set[int]:
+        """Every block that the board refers to."""
+        board, head = self._board, self._board.head
+        blocks = set(board.run(board.block, head[Head.TAIL], head[Head.PUBLISHED]).tolist())
+        for home in range(head[Head.HOME_TAIL], head[Head.HOMES]):
+            blocks.add(board.home_block.cells[home & board.home_mask])
+            blocks.add(board.home_keys.cells[home & board.home_mask])
+        for number in range(head[Head.OUT_TAIL], self._out_end()):
+            if board.out_status.cells[number & board.out_mask] == Outgoing.READY:
+                blocks.add(board.out_block.cells[number & board.out_mask])
+        return blocks - {-1}
+
+    def _compose_home(self, home: int) -> None:
+        board = self._board
+        slot = home & board.home_mask
+        if board.home_emitted.cells[slot]:
+            return
+        first, count = board.home_first.cells[slot], board.home_count.cells[slot]
+        status = board.run(board.status, first, first + count)
+        if not np.all((status == Status.DONE) | (status == Status.FAILED)):
+            return
+        failed = np.flatnonzero(status == Status.FAILED)
+        out = home & board.out_mask
+        board.out_fixed.cells[out] = 1
+        board.out_first.cells[out] = first
+        board.out_count.cells[out] = count
+        if len(failed):
+            self._as_is(out, first + int(failed[0]))
+        else:
+            self._describe(out, np.arange(first, first + count, dtype=np.int64))
+        board.assign(board.status, first, first + count, Status.TAKEN)
+        board.home_emitted.cells[slot] = 1
+
+    def _compose_free(self) -> None:
+        board, head, rules = self._board, self._board.head, self._rules
+        while head[Head.OUT_HEAD] - head[Head.OUT_TAIL] < rules.depth:
+            begin, end = head[Head.TAIL], head[Head.PUBLISHED]
+            status = board.run(board.status, begin, end)
+            over = np.flatnonzero((status == Status.DONE) | (status == Status.FAILED))
+            count = len(over)
+            if not count:
+                return
+            if count < rules.batch_size:
+                pending = (status == Status.PLANNED) | (status == Status.CLAIMED)
+                if not head[Head.EXHAUSTED] or pending.any():
+                    return
+            chosen = over[: rules.batch_size] + begin
+            number = head[Head.OUT_HEAD]
+            out = number & board.out_mask
+            failed = chosen[board.status.array[chosen & board.mask] == Status.FAILED]
+            if len(failed):
+                # A failed sample leaves alone, in its turn: the others are not lost.
+                chosen = failed[:1]
+            elif len(chosen) < rules.batch_size and rules.drop_last:
+                self.consume(chosen)
+                return
+            board.members[out, : len(chosen)] = chosen
+            board.out_fixed.cells[out] = 0
+            board.out_count.cells[out] = len(chosen)
+            if len(failed):
+                self._as_is(out, int(chosen[0]))
+            else:
+                self._describe(out, chosen)
+            board.status.array[chosen & board.mask] = Status.TAKEN
+            head[Head.OUT_HEAD] = number + 1
+
+    def _describe(self, out: int, positions: NDArray[np.int64]) -> None:
+        """Fill an outgoing entry: ready as it lies, or to be collated."""
+        board = self._board
+        board.out_attempts.cells[out] = 0
+        slot = int(positions[0]) & board.mask
+        if len(positions) == 1 and board.kind.cells[slot] == Kind.COLLATED:
+            self._as_is(out, int(positions[0]))
+            return
+        home = board.home.cells[slot] & board.home_mask
+        count = len(positions)
+        block = board.home_block.cells[home]
+        if (
+            self._rules.rows_are_batch
+            and block >= 0
+            and count == board.home_count.cells[home]
+            and positions[0] == board.home_first.cells[home]
+            and positions[-1] == positions[0] + count - 1
+            and np.all(board.kind.array[positions & board.mask] == Kind.ROW)
+        ):
+            board.out_fixed.cells[out] = 1
+            board.out_first.cells[out] = int(positions[0])
+            board.out_kind.cells[out] = Kind.ROW
+            board.out_block.cells[out] = block
+            board.out_nbytes.cells[out] = board.head[Head.ROW_BYTES] * count
+            board.out_status.cells[out] = Outgoing.READY
+        else:
+            board.out_status.cells[out] = Outgoing.COMPOSED
+
+    def _as_is(self, out: int, position: int) -> None:
+        """The block of one sample is what leaves: a collated batch or a failure."""
+        board = self._board
+        slot = position & board.mask
+        board.out_kind.cells[out] = board.kind.cells[slot]
+        board.out_block.cells[out] = board.block.cells[slot]
+        board.out_nbytes.cells[out] = board.nbytes.cells[slot]
+        board.out_status.cells[out] = Outgoing.READY
+
+    def _out_end(self) -> int:
+        head = self._board.head
+        return int(head[Head.HOMES] if self._rules.fixed else head[Head.OUT_HEAD])
+
+    def _first(self, status: Outgoing) -> int:
+        board = self._board
+        found = bytes(board.out_status.cells).find(bytes((status,)))
+        if found < 0:
+            return -1
+        for number in range(board.head[Head.OUT_TAIL], self._out_end()):
+            if board.out_status.cells[number & board.out_mask] == status:
+                return int(number & board.out_mask)
+        return -1
+
+    def _next_ready(self) -> int:
+        if not self._rules.in_order:
+            return self._first(Outgoing.READY)
+        tail = self._board.head[Head.OUT_TAIL]
+        slot = tail & self._board.out_mask
+        if tail < self._out_end() and self._board.out_status.cells[slot] == Outgoing.READY:
+            return int(slot)
+        return -1

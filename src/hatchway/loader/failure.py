@@ -1,0 +1,157 @@
+"""An exception of the user's code on its way to the training loop, type and all."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import traceback
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from hatchway.loader.errors import SampleError, UnpicklableError, WorkerDiedError
+
+_LONGEST_REPR = 200
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What failed, where, and the exception if it could be pickled."""
+
+    doing: str
+    position: int | None
+    index: object
+    worker_id: int | None
+    type_name: str
+    text: str
+    pickled: bytes | None
+    exit_code: int | None = None
+
+    def reraise(self) -> NoReturn:
+        """Raise the exception in the training process.
+
+        It has its original type and arguments. Its ``__cause__`` is a
+        ``SampleError`` that says where it happened, with the worker's traceback.
+
+        Raises:
+            Exception: The original one; ``UnpicklableError`` where it could not
+                be pickled; ``WorkerDiedError`` where there was none.
+        """
+        where = _where(self)
+        fields: dict[str, Any] = {
+            "position": self.position,
+            "index": self.index,
+            "worker_id": self.worker_id,
+            "worker_traceback": self.text,
+        }
+        if self.exit_code is not None or self.type_name == WorkerDiedError.__name__:
+            raise WorkerDiedError(f"{where}: {self.text}", exit_code=self.exit_code, **fields)
+        cause = SampleError(f"{where}; the worker's traceback:\n\n{self.text}", **fields)
+        original = self._original()
+        if original is None:
+            raise UnpicklableError(
+                f"{where} raised {self.type_name}, which cannot be pickled; its traceback in the "
+                f"worker:\n\n{self.text}",
+                **fields,
+            ) from cause
+        if isinstance(original, StopIteration):
+            # It would end the training loop in silence (as in PEP 479).
+            raise RuntimeError(f"{where} raised StopIteration") from cause
+        raise original from cause
+
+    def _original(self) -> BaseException | None:
+        if self.pickled is None:
+            return None
+        try:
+            loaded = pickle.loads(self.pickled)
+        except Exception:  # the user's __reduce__ or __init__ may raise anything
+            return None
+        return loaded if isinstance(loaded, BaseException) else None
+
+
+def failure_of(
+    error: BaseException,
+    *,
+    doing: str,
+    position: int | None,
+    index: object,
+    worker_id: int | None,
+) -> Failure:
+    """Describe an exception that is being handled in a worker."""
+    lines = traceback.format_exception(type(error), error, error.__traceback__)
+    return Failure(
+        doing=doing,
+        position=position,
+        index=_portable(index),
+        worker_id=worker_id,
+        type_name=type(error).__qualname__,
+        text="".join(lines),
+        pickled=_pickle(error),
+    )
+
+
+def death_of(
+    exit_code: int | None, *, doing: str, position: int | None, index: object, worker_id: int
+) -> Failure:
+    """Describe a worker that died twice at the same place."""
+    return Failure(
+        doing=doing,
+        position=position,
+        index=_portable(index),
+        worker_id=worker_id,
+        type_name=WorkerDiedError.__name__,
+        text=f"the worker process {describe_exit(exit_code)}, twice; "
+        + _advice(exit_code),
+        pickled=None,
+        exit_code=exit_code,
+    )
+
+
+def describe_exit(exit_code: int | None) -> str:
+    """An exit code in words."""
+    if exit_code is None:
+        return "vanished"
+    if exit_code >= 0:
+        return f"exited with status {exit_code}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = f"signal {-exit_code}"
+    return f"was killed by {name}"
+
+
+def shorten(index: object) -> str:
+    """The ``repr`` of a dataset index, cut to a line."""
+    try:
+        text = repr(index)
+    except Exception as error:  # the user's __repr__ may raise anything
+        text = f"<{type(index).__name__} whose repr raised {type(error).__name__}>"
+    return text if len(text) <= _LONGEST_REPR else text[: _LONGEST_REPR - 3] + "..."
+
+
+def _where(failure: Failure) -> str:
+    sample = ""
+    if failure.position is not None:
+        sample = f" of dataset index {shorten(failure.index)} (position {failure.position})"
+    worker = "" if failure.worker_id is None else f" in worker {failure.worker_id}"
+    return f"{failure.doing}{sample}{worker}"
+
+
+def _portable(index: object) -> object:
+    return index if index is None or type(index) in (int, str) else shorten(index)
+
+
+def _advice(exit_code: int | None) -> str:
+    if exit_code == -signal.SIGKILL:
+        return "the kernel kills processes when memory runs out (see dmesg): use fewer workers"
+    if exit_code is not None and exit_code < 0:
+        return "run the sample alone (dataset[index]) under faulthandler to see where"
+    return "look for exit() or os._exit() in the dataset"
+
+
+def _pickle(error: BaseException) -> bytes | None:
+    try:
+        pickled = pickle.dumps(error)
+        pickle.loads(pickled)
+    except Exception:  # a class that is local, arguments that do not match, open files
+        return None
+    return pickled

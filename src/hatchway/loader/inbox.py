@@ -1,0 +1,71 @@
+"""Batches as the training process gets them: views of shared memory, or copies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hatchway.loader import payload
+from hatchway.loader.board import Head, Kind
+from hatchway.loader.commons import Commons
+from hatchway.loader.delivery import Delivered
+from hatchway.loader.failure import Failure
+from hatchway.loader.rows import RowLayout
+from hatchway.loader.store import read_layout
+
+
+class Inbox:
+    """Opens delivered batches.
+
+    A batch is a view; its memory is used again when the last tensor on it is
+    gone. Once the batches that the loop keeps take half of the buffer, further
+    ones are copied into private memory, so that keeping them cannot stop the
+    workers.
+    """
+
+    def __init__(self, commons: Commons) -> None:
+        self._commons = commons
+        self._held: dict[int, int] = {}
+        self._layout: RowLayout | None = None
+        self.num_copied = 0
+
+    def open(self, delivered: Delivered) -> Any:
+        """The batch, or the failure raised.
+
+        Raises:
+            Exception: What the user's code raised in the worker.
+        """
+        commons, block = self._commons, delivered.block
+        count = len(delivered.positions)
+        if delivered.kind is Kind.ERROR:
+            # The failure holds no view of the block.
+            failure: Failure = payload.load(commons.view(block, delivered.nbytes))
+            commons.heap.release(block)
+            failure.reraise()
+        is_rows = delivered.kind is Kind.ROW
+        if is_rows and self._layout is None:
+            self._layout = read_layout(commons)
+        nbytes = delivered.nbytes
+        if is_rows and self._layout is not None:
+            nbytes = self._layout.block_bytes(count)
+        memory = self._memory(block, nbytes)
+        if is_rows and self._layout is not None:
+            return self._layout.batch(memory, count)
+        return payload.load(memory)
+
+    def _memory(self, block: int, nbytes: int) -> memoryview:
+        commons, held = self._commons, self._held
+        size = commons.board.block_bytes.cells[block]
+        if sum(held.values()) + size > commons.heap.budget_bytes // 2:
+            private = np.frombuffer(commons.view(block, nbytes), np.uint8).copy()
+            commons.heap.release(block)
+            self.num_copied += 1
+            return memoryview(private)
+        held[block] = size
+
+        def release() -> None:
+            held.pop(block, None)
+            commons.heap.release(block)
+
+        return commons.lease(block, nbytes, release)

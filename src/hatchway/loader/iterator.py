@@ -1,0 +1,273 @@
+"""One pass over a loader with worker processes, seen from the training process."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import _utils
+from torch.utils.data._utils.collate import default_collate
+from torch.utils.data.dataloader import _BaseDataLoaderIter
+
+from hatchway.loader import native
+from hatchway.loader.board import BoardShape, Head, Running, power_of_two
+from hatchway.loader.commons import Commons, CommonsConfig
+from hatchway.loader.cost import SampleTimes
+from hatchway.loader.delivery import Delivered, DeliveryRules
+from hatchway.loader.errors import LoaderTimeoutError
+from hatchway.loader.inbox import Inbox
+from hatchway.loader.options import default_buffer_bytes, has_own_batches, resolve_order
+from hatchway.loader.plan import Plan
+from hatchway.loader.pool import Pool
+from hatchway.loader.rescue import Rescue
+from hatchway.loader.shared import wait_readable
+from hatchway.loader.statistics import LoaderStatistics, Meter
+from hatchway.loader.task import WorkerTask
+
+# Batches that are put together before they are asked for, where their content
+# is free: one for the training loop and one that a worker is collating.
+_DEPTH = 2
+_MOST_AHEAD = 1 << 16
+_MOST_BLOCKS = 1 << 16
+# While the loop waits it looks at the workers this often at most.
+_SHORTEST_LOOK_S = 0.005
+
+
+class ParallelIterator(_BaseDataLoaderIter):
+    """Plans positions, takes batches, and keeps the workers alive."""
+
+    def __init__(self, loader: Any) -> None:
+        super().__init__(loader)
+        options = loader.options
+        self._box = loader._statistics
+        self._order = resolve_order(loader)
+        self._meter = Meter()
+        cut, is_quantile = options.slow_cut
+        self._times = SampleTimes(cut, is_quantile=is_quantile)
+        self._num_delivered = 0
+        self._num_seats = loader.num_workers
+        self._max_workers = loader.num_workers
+        self._open = True
+        self._free = self._order == "ready" and not has_own_batches(loader) and loader.batch_size
+        if self._order == "ready":
+            extra = options.max_background_workers
+            self._max_workers += loader.num_workers if extra is None else extra
+        config = _config(loader, bool(self._free), self._order == "strict", self._max_workers)
+        self._commons = Commons(config)
+        self._board = self._commons.board
+        self._visit = self._commons.locked(self._commons.training_process)
+        head = self._board.head
+        head[Head.BASE_SEED] = self._base_seed
+        head[Head.NUM_SEATS] = self._num_seats
+        head[Head.ROWS] = 0
+        self._board.cut_s[0] = self._times.cut_s()
+        self._plan = Plan(
+            self._commons,
+            window=max(2, loader.prefetch_factor * loader.num_workers),
+            batch_size=config.rules.batch_size if self._free else None,
+            single=not self._auto_collation,
+        )
+        self._inbox = Inbox(self._commons)
+        task = WorkerTask(
+            commons=self._commons,
+            dataset=loader.dataset,
+            collate_fn=loader.collate_fn,
+            worker_init_fn=loader.worker_init_fn,
+            worker_id=-1,
+            num_workers=loader.num_workers,
+            base_seed=self._base_seed,
+            auto_collation=self._auto_collation,
+            rows=self._auto_collation,
+            per_position_seeds=options.seeding == "position",
+        )
+        self._pool = Pool(task, loader.multiprocessing_context)
+        self._rescue = Rescue(self._commons, self._pool, self._meter)
+        self._box.follow(self)
+        try:
+            self._begin(first=True)
+        except BaseException:
+            self._shutdown_workers()
+            raise
+
+    def statistics(self) -> LoaderStatistics:
+        """What this pass did so far."""
+        board = self._board
+        return self._meter.snapshot(
+            sample_time_quantiles_s=self._times.quantiles(0.5, 0.75, 0.99, 1.0),
+            slow_after_s=self._times.cut_s(),
+            buffer_bytes=self._commons.config.buffer_bytes,
+            buffer_used_bytes=self._commons.heap.used_bytes(),
+            buffer_peak_bytes=board.head[Head.PEAK],
+            num_workers_alive=self._pool.size if self._open else 0,
+            order=self._order,
+        )
+
+    def _begin(self, *, first: bool) -> None:
+        """Plan the first window and get the workers going."""
+        self._plan.begin(self._sampler_iter)
+        with self._visit:
+            self._plan.publish(self._plan.draw(1))
+        if first:
+            self._pool.start(0)
+        planned = self._plan.draw(None)
+        with self._visit:
+            self._plan.publish(planned)
+            if not first:
+                self._pool.wake(self._pool.size)
+        if first:
+            for worker_id in range(1, self._num_seats):
+                self._pool.start(worker_id)
+
+    def _reset(self, loader: Any, first_iter: bool = False) -> None:
+        """Begin another epoch with the same workers (``persistent_workers=True``)."""
+        if not self._open:
+            raise RuntimeError("this iterator was closed; iterate over the loader anew")
+        super()._reset(loader, first_iter)
+        self._abandon()
+        self._meter = Meter()
+        self._rescue.meter = self._meter
+        self._num_delivered = 0
+        self._box.follow(self)
+        self._begin(first=False)
+
+    def _abandon(self) -> None:
+        """Drop what is left of an epoch; samples that run are waited for."""
+        board, commons = self._board, self._commons
+        head = board.head
+        while True:
+            with self._visit:
+                commons.schedule.abandon()
+                busy = (board.running.array != Running.NOTHING) & (board.alive.array == 1)
+                if not busy.any():
+                    self._plan.forget()
+                    break
+                head[Head.WAITING] = 2
+                self._pool.wake(self._pool.size)
+            wait_readable([commons.bell.fileno(), *self._pool.sentinels()], 1.0)
+            commons.bell.silence()
+            self._rescue.replace_dead()
+
+    def _next_data(self) -> Any:
+        if not self._open:
+            raise StopIteration
+        meter = self._meter
+        asked = meter.asked()
+        try:
+            delivered = self._take(asked)
+        except BaseException:
+            meter.answered(asked, 0)
+            raise
+        if delivered is None:
+            meter.answered(asked, 0)
+            self._box.keep(self, self.statistics())
+            if not self._persistent_workers:
+                self._shutdown_workers()
+            raise StopIteration
+        positions = delivered.positions
+        slots = positions & self._board.mask
+        self._times.observe(self._board.seconds.array[slots].tolist())
+        self._board.cut_s[0] = self._times.cut_s()
+        if self._free:
+            ranks = positions - self._board.head[Head.EPOCH_START]
+            meter.displaced(ranks, self._num_delivered)
+        self._num_delivered += len(positions)
+        batch = self._inbox.open(delivered)
+        meter.num_copied_batches = self._inbox.num_copied
+        meter.answered(asked, len(positions))
+        if self._pin_memory:
+            batch = _utils.pin_memory.pin_memory(batch, self._pin_memory_device)
+        return batch
+
+    def _take(self, asked: float) -> Delivered | None:
+        """Wait for the next batch; None at the end of the epoch."""
+        board, commons, plan = self._board, self._commons, self._plan
+        head, delivery = board.head, commons.delivery
+        planned = plan.draw(1)
+        while True:
+            with self._visit:
+                plan.publish(planned)
+                planned = []
+                if self._free:
+                    delivery.compose()
+                delivered = delivery.take()
+                if delivered is not None:
+                    plan.delivered(len(delivered.positions))
+                    if self._free:
+                        delivery.compose()
+                elif delivery.finished():
+                    return None
+                head[Head.WAITING] = int(delivered is None)
+                self._pool.wake(plan.work_left())
+            if delivered is not None:
+                return delivered
+            planned = plan.draw(None)
+            if planned:
+                continue
+            self._sleep(asked)
+
+    def _sleep(self, asked: float) -> None:
+        """Wait for a batch, for a worker's death, or for samples to become slow."""
+        bell = self._commons.bell
+        look_s = None
+        if self._free or native.MODULE is not None:
+            look_s = max(_SHORTEST_LOOK_S, self._times.cut_s())
+        if self._timeout > 0:
+            left_s = asked + self._timeout - time.monotonic()
+            if left_s <= 0:
+                raise LoaderTimeoutError(
+                    f"DataLoader timed out after {self._timeout} seconds without a batch; "
+                    f"{self._rescue.describe_running()}"
+                )
+            look_s = left_s if look_s is None else min(look_s, left_s)
+        readable = wait_readable([bell.fileno(), *self._pool.sentinels()], look_s)
+        if bell.fileno() in readable:
+            bell.silence()
+            readable.remove(bell.fileno())
+        if readable:
+            self._rescue.replace_dead()
+        elif self._pool.size < self._max_workers and self._rescue.all_slow(self._num_seats):
+            self._rescue.start_background_worker(self._max_workers)
+
+    def _shutdown_workers(self) -> None:
+        """Stop the workers; batches that were handed out stay valid."""
+        if self._open:
+            self._open = False
+            last = self.statistics()
+            self._pool.close()
+            self._box.keep(self, last)
+
+    def __del__(self) -> None:
+        if getattr(self, "_pool", None) is not None:
+            self._shutdown_workers()
+
+
+def _config(loader: Any, free: bool, in_order: bool, num_workers: int) -> CommonsConfig:
+    window = max(2, loader.prefetch_factor * loader.num_workers)
+    batch_size = loader.batch_size or 1
+    if has_own_batches(loader):
+        # Its batches may have any size, and their sizes are not known.
+        positions = _MOST_AHEAD
+    else:
+        positions = power_of_two(max(1024, 4 * window * batch_size))
+    rings = power_of_two(2 * (window + 2) + positions // max(1, batch_size) * free)
+    shape = BoardShape(
+        positions=positions,
+        homes=rings,
+        outgoing=power_of_two(2 * _DEPTH + 4) if free else rings,
+        members=batch_size if free else 1,
+        workers=num_workers,
+        blocks=min(_MOST_BLOCKS, max(1024, 2 * positions)),
+    )
+    rules = DeliveryRules(
+        fixed=not free,
+        in_order=in_order,
+        batch_size=batch_size,
+        drop_last=bool(loader.drop_last),
+        depth=_DEPTH,
+        rows_are_batch=loader.collate_fn is default_collate,
+    )
+    buffer_bytes = loader.buffer_bytes or default_buffer_bytes()
+    return CommonsConfig(shape, rules, buffer_bytes)

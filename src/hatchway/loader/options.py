@@ -1,0 +1,112 @@
+"""What a user can ask of the loader beyond torch's arguments, checked and resolved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from hatchway.loader.machine import available_memory_bytes
+
+Order = Literal["auto", "strict", "ready"]
+Seeding = Literal["position", "torch"]
+
+_LEAST_BUFFER_BYTES = 1 << 20
+_DEFAULT_LEAST_BUFFER_BYTES = 64 << 20
+_SLOW_QUANTILE = 0.75
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """Hatchway's own arguments, as the user gave them.
+
+    Attributes:
+        order: What a batch is made of; see ``DataLoader``.
+        slow_after_s: Seconds, or None for the 75th percentile of recent times.
+        buffer_bytes: Bound of the shared buffer, or None for a quarter of the
+            memory that this process can take.
+        max_background_workers: Bound of additional workers, or None for
+            ``num_workers``.
+        seeding: Whether generators are seeded for each position or as in torch.
+    """
+
+    order: str
+    slow_after_s: float | None
+    buffer_bytes: int | None
+    max_background_workers: int | None
+    seeding: str
+
+    def __post_init__(self) -> None:
+        if self.order not in ("auto", "strict", "ready"):
+            raise ValueError(f"order must be 'auto', 'strict' or 'ready', not {self.order!r}")
+        if self.seeding not in ("position", "torch"):
+            raise ValueError(f"seeding must be 'position' or 'torch', not {self.seeding!r}")
+        if self.slow_after_s is not None and not self.slow_after_s > 0:
+            raise ValueError(
+                f"slow_after_s must be a number of seconds above 0, or None for the 75th "
+                f"percentile of recent sample times, not {self.slow_after_s!r}"
+            )
+        _whole("buffer_bytes", self.buffer_bytes, _LEAST_BUFFER_BYTES)
+        _whole("max_background_workers", self.max_background_workers, 0)
+
+    @property
+    def slow_cut(self) -> tuple[float, bool]:
+        """The cut between fast and slow, and whether it is a quantile."""
+        if self.slow_after_s is None:
+            return _SLOW_QUANTILE, True
+        return self.slow_after_s, False
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int or None, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+
+
+def default_buffer_bytes() -> int:
+    """A quarter of the memory that this process can take, at least 64 MiB."""
+    return max(_DEFAULT_LEAST_BUFFER_BYTES, available_memory_bytes() // 4)
+
+
+def resolve_order(loader: Any) -> Literal["strict", "ready"]:
+    """What ``order="auto"`` means for this loader.
+
+    ``"ready"`` where the order was random anyway or ``in_order=False`` asks for
+    it; ``"strict"`` where a reader may rely on the order, or where torch's
+    deterministic algorithms are switched on.
+    """
+    order: str = loader.order
+    if order == "strict" or order == "ready":
+        return order  # type: ignore[return-value]
+    if not loader.in_order:
+        return "ready"
+    if torch.are_deterministic_algorithms_enabled():
+        return "strict"
+    return "ready" if _is_random(loader) else "strict"
+
+
+def has_own_batches(loader: Any) -> bool:
+    """Whether the user's ``batch_sampler`` says what each batch holds."""
+    return loader.batch_sampler is not None and loader.batch_size is None
+
+
+def _is_random(loader: Any) -> bool:
+    sampler = loader.sampler
+    if has_own_batches(loader):
+        if type(loader.batch_sampler) is not BatchSampler:
+            return False
+        sampler = loader.batch_sampler.sampler
+    if isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler):
+        return True
+    is_distributed = isinstance(sampler, torch.utils.data.distributed.DistributedSampler)
+    return bool(is_distributed and sampler.shuffle)

@@ -1,0 +1,158 @@
+"""How far ahead of the training loop the sampler is read and samples are planned."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from hatchway.loader.board import Head, Outgoing, Status
+from hatchway.loader.commons import Commons
+from hatchway.loader.errors import BufferFullError
+
+
+class Plan:
+    """Reads the sampler and publishes home batches, a bounded window ahead.
+
+    Args:
+        commons: The board.
+        window: How many batches may be planned and not delivered.
+        batch_size: Samples a batch where batches are made freely, else None.
+        single: Whether the sampler yields single indices (``batch_size=None``).
+    """
+
+    def __init__(
+        self, commons: Commons, *, window: int, batch_size: int | None, single: bool
+    ) -> None:
+        self._commons = commons
+        self._board = commons.board
+        self._window = window
+        self._batch_size = batch_size
+        self._single = single
+        self._sampler: Iterator[Any] = iter(())
+        self._exhausted = True
+        self._num_homes = 0
+        self._num_planned = 0
+        self._num_batches = 0
+        self._num_delivered = 0
+        self._waiting: list[list[Any]] = []
+
+    def begin(self, sampler: Iterator[Any]) -> None:
+        """Start an epoch; ``sampler`` yields what torch's index sampler yields."""
+        head = self._board.head
+        self._sampler = sampler
+        self._exhausted = False
+        self._num_homes = self._num_planned = self._num_batches = self._num_delivered = 0
+        self._waiting = []
+        head[Head.EXHAUSTED] = 0
+        head[Head.EPOCH_START] = head[Head.PUBLISHED]
+
+    def draw(self, at_most: int | None) -> list[list[Any]]:
+        """Read batches of keys from the sampler, as many as the window takes.
+
+        With ``at_most=1`` one is read although the window is full: the caller is
+        about to take a batch.
+        """
+        drawn: list[list[Any]] = []
+        while not self._exhausted and len(drawn) != at_most:
+            ahead = len(drawn) - (1 if at_most == 1 else 0)
+            if not self._has_room(ahead):
+                break
+            try:
+                keys = next(self._sampler)
+            except StopIteration:
+                self._exhausted = True
+                break
+            drawn.append([keys] if self._single else list(keys))
+        return drawn
+
+    def publish(self, drawn: list[list[Any]]) -> None:
+        """Plan the batches that were drawn. Holds the lock."""
+        schedule = self._commons.schedule
+        self._waiting.extend(drawn)
+        while self._waiting:
+            keys = self._waiting[0]
+            if len(keys) > self._board.mask + 1:
+                raise ValueError(
+                    f"batch_sampler yielded a batch of {len(keys)} indices; at most "
+                    f"{self._board.mask + 1} are possible; use smaller batches"
+                )
+            if keys and not schedule.room(len(keys)):
+                break  # displaced samples still hold the ring; they come first
+            del self._waiting[0]
+            if keys:
+                self._publish(keys)
+        if self._exhausted and not self._waiting:
+            self._board.head[Head.EXHAUSTED] = 1
+
+    def delivered(self, num_samples: int) -> None:
+        """The training loop took a batch of so many samples."""
+        self._num_batches += 1
+        self._num_delivered += num_samples
+
+    def work_left(self) -> int:
+        """How many pieces of work wait for a worker. Holds the lock."""
+        head = self._board.head
+        composed = bytes(self._board.out_status.cells).count(bytes((Outgoing.COMPOSED,)))
+        planned = head[Head.PUBLISHED] - head[Head.CURSOR] + head[Head.NUM_RETRY]
+        return int(composed + planned)
+
+    def forget(self) -> None:
+        """Drop everything planned or finished, when no worker runs. Holds the lock."""
+        board, delivery = self._board, self._commons.delivery
+        head = board.head
+        for slot in np.flatnonzero(board.out_status.array == Outgoing.READY).tolist():
+            board.out_status.cells[slot] = Outgoing.EMPTY
+            block = board.out_block.cells[slot]
+            members = delivery.members(slot)
+            delivery.consume(members[board.run_at(board.status, members) == Status.TAKEN])
+            self._commons.heap.release(block)
+        board.out_status.array[:] = Outgoing.EMPTY
+        begin, end = head[Head.TAIL], head[Head.PUBLISHED]
+        positions = np.arange(begin, end, dtype=np.int64)
+        left = positions[board.run_at(board.status, positions) != Status.CONSUMED]
+        delivery.consume(left)
+        # Homes whose positions were all consumed without a visit to their blocks.
+        for home in range(head[Head.HOME_TAIL], head[Head.HOMES]):
+            delivery.free_home(home)
+        head[Head.TAIL] = end
+        head[Head.HOME_TAIL] = head[Head.HOMES]
+        if self._commons.config.rules.fixed:
+            head[Head.OUT_TAIL] = head[Head.HOMES]
+        else:
+            head[Head.OUT_TAIL] = head[Head.OUT_HEAD]
+        head[Head.EPOCH] += 1
+        head[Head.WAITING] = 0
+
+    def _has_room(self, ahead: int) -> bool:
+        if self._waiting:
+            return False
+        if self._batch_size is None:
+            return self._num_homes - self._num_batches + ahead < self._window
+        planned = self._num_planned + ahead * self._batch_size
+        return planned - self._num_delivered < self._window * self._batch_size
+
+    def _publish(self, keys: list[Any]) -> None:
+        self._num_homes += 1
+        self._num_planned += len(keys)
+        if all(type(key) is int for key in keys):
+            try:
+                self._commons.schedule.publish(len(keys), np.array(keys, np.int64))
+                return
+            except OverflowError:
+                pass  # an index beyond 64 bits goes the way of any other object
+        heap, commons = self._commons.heap, self._commons
+        pickled = pickle.dumps(keys)
+        block = heap.allocate(len(pickled), commons.training_process)
+        if block < 0:
+            raise BufferFullError(
+                f"no room for the indices of a batch ({len(pickled)} bytes) in the shared buffer "
+                f"(buffer_bytes={heap.budget_bytes}); raise buffer_bytes=",
+                needed_bytes=len(pickled),
+                buffer_bytes=heap.budget_bytes,
+            )
+        commons.view(block, len(pickled))[:] = pickled
+        commons.schedule.publish(len(keys), None, block)
+        heap.adopt(block)

@@ -1,0 +1,128 @@
+"""The worker processes of one loader: started, watched, replaced, stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+import warnings
+import weakref
+from pickle import PicklingError
+from typing import Any
+
+import torch
+
+from hatchway.loader.board import Head
+from hatchway.loader.commons import Commons
+from hatchway.loader.task import WorkerTask
+from hatchway.loader.worker import main
+
+# How long a worker may take to finish its sample when the loader is closed,
+# before it is terminated, and then before it is killed.
+GRACE_S = 5.0
+_TERMINATE_S = 2.0
+
+
+class Pool:
+    """Owns the worker processes; :meth:`close` leaves none behind.
+
+    Args:
+        task: What each worker is given; its id and commons are filled in.
+        context: As ``multiprocessing_context``, or None for torch's default.
+    """
+
+    def __init__(self, task: WorkerTask, context: Any) -> None:
+        self._task = task
+        self._context = torch.multiprocessing if context is None else context
+        self._processes: dict[int, Any] = {}
+        self._commons = task.commons
+        self._finalizer = weakref.finalize(
+            self, _close, self._processes, task.commons, os.getpid()
+        )
+
+    def start(self, worker_id: int) -> None:
+        """Start the process of ``worker_id``, which has none."""
+        board = self._commons.board
+        process = self._context.Process(
+            target=main,
+            args=(dataclasses.replace(self._task, worker_id=worker_id),),
+            name=f"hatchway-worker-{worker_id}",
+        )
+        process.daemon = True
+        try:
+            process.start()
+        except (TypeError, AttributeError, PicklingError):
+            warnings.warn(
+                "The dataset, collate_fn or worker_init_fn cannot be pickled, which the start "
+                "method 'spawn' or 'forkserver' (the default from Python 3.14 on) needs. Define "
+                "them at the top level of a module, or pass multiprocessing_context='fork'.",
+                stacklevel=2,
+            )
+            raise
+        self._processes[worker_id] = process
+        board.alive.cells[worker_id] = 1
+        board.head[Head.NUM_PROCESSES] = len(self._processes)
+
+    def sentinels(self) -> list[int]:
+        """Descriptors that become readable when a worker ends."""
+        return [process.sentinel for process in self._processes.values()]
+
+    def dead(self) -> list[tuple[int, int | None]]:
+        """Workers that ended unasked, as (id, exit code); they are forgotten here."""
+        found = []
+        for worker_id, process in list(self._processes.items()):
+            if not process.is_alive():
+                found.append((worker_id, process.exitcode))
+                del self._processes[worker_id]
+                process.close()
+        return found
+
+    def wake(self, count: int) -> None:
+        """Wake up to ``count`` sleeping workers. Holds the lock."""
+        parked = self._commons.board.parked.cells
+        for worker_id in self._processes:
+            if count <= 0:
+                return
+            if parked[worker_id]:
+                parked[worker_id] = 0
+                self._commons.worker_bells[worker_id].ring()
+                count -= 1
+
+    @property
+    def size(self) -> int:
+        """How many workers there are."""
+        return len(self._processes)
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids of the workers there are."""
+        return list(self._processes)
+
+    def close(self) -> None:
+        """Stop every worker and wait until it is gone."""
+        self._finalizer()
+
+
+def _close(processes: dict[int, Any], commons: Commons, pid: int) -> None:
+    if os.getpid() != pid:
+        return  # a forked child of the training process owns no workers
+    commons.board.head[Head.STOP] = 1
+    for worker_id in processes:
+        commons.worker_bells[worker_id].ring()
+    _join(processes, GRACE_S)
+    for process in processes.values():
+        process.terminate()
+    _join(processes, _TERMINATE_S)
+    for process in processes.values():
+        process.kill()
+    _join(processes, None)
+    commons.close()
+
+
+def _join(processes: dict[int, Any], timeout_s: float | None) -> None:
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    for worker_id, process in list(processes.items()):
+        process.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        if process.exitcode is not None:
+            process.close()
+            del processes[worker_id]

@@ -1,0 +1,122 @@
+"""What the training process does when workers die, or when slow samples hold them all."""
+
+from __future__ import annotations
+
+import time
+
+from hatchway.loader import payload
+from hatchway.loader.board import Head, Kind, Running
+from hatchway.loader.commons import Commons
+from hatchway.loader.errors import WorkerDiedError
+from hatchway.loader.failure import death_of, describe_exit
+from hatchway.loader.pool import Pool
+from hatchway.loader.statistics import Meter
+
+_TRIES = 2
+
+
+class Rescue:
+    """Replaces dead workers and starts background workers."""
+
+    def __init__(self, commons: Commons, pool: Pool, meter: Meter) -> None:
+        self._commons = commons
+        self._board = commons.board
+        self._pool = pool
+        self._visit = commons.locked(commons.training_process)
+        self._idle_deaths = 0
+        self._seen = 0
+        self.meter = meter
+
+    def replace_dead(self) -> None:
+        """Put back what dead workers had taken, and start others in their place.
+
+        Raises:
+            WorkerDiedError: If workers keep dying before they begin a sample.
+        """
+        for worker_id, exit_code in self._pool.dead():
+            self._put_back(worker_id, exit_code)
+            self.meter.num_restarts += 1
+            self._pool.start(worker_id)
+
+    def _put_back(self, worker_id: int, exit_code: int | None) -> None:
+        commons, board = self._commons, self._board
+        with self._visit:
+            left = commons.schedule.reclaim(worker_id)
+            commons.heap.repair(commons.delivery.referenced_blocks(), {worker_id})
+            if left.attempts >= _TRIES:
+                self._give_up(left.position, left.outgoing, worker_id, exit_code)
+            commons.delivery.compose()
+            self._pool.wake(board.shape.workers)
+        if left.position is not None or left.outgoing is not None:
+            self._idle_deaths = 0
+            return
+        if self.meter.num_samples != self._seen:
+            self._seen, self._idle_deaths = self.meter.num_samples, 0
+        self._idle_deaths += 1
+        if self._idle_deaths > 2 * board.shape.workers + 2:
+            raise WorkerDiedError(
+                f"workers keep dying before they begin a sample; the last one "
+                f"{describe_exit(exit_code)}; look at worker_init_fn, at what importing the "
+                "dataset's module does, and at the memory left",
+                exit_code=exit_code,
+                worker_id=worker_id,
+            )
+
+    def _give_up(
+        self, position: int | None, outgoing: int | None, worker_id: int, exit_code: int | None
+    ) -> None:
+        commons, board = self._commons, self._board
+        start = board.head[Head.EPOCH_START]
+        if position is not None:
+            doing, rank = "loading the sample", position - start
+            key: object = commons.schedule.key_of(position, commons.view)
+        else:
+            members = [] if outgoing is None else commons.delivery.members(outgoing).tolist()
+            doing, rank, key = f"collate_fn of positions {[m - start for m in members]}", None, None
+        failure = death_of(exit_code, doing=doing, position=rank, index=key, worker_id=worker_id)
+        content = payload.dump(failure)
+        block = commons.heap.allocate(content.nbytes, commons.training_process)
+        if block < 0:
+            failure.reraise()
+        content.write(commons.view(block, content.nbytes))
+        if position is not None:
+            commons.schedule.fail(position, block, content.nbytes)
+        elif outgoing is not None:
+            commons.delivery.collated(outgoing, Kind.ERROR, block, content.nbytes)
+
+    def all_slow(self, num_seats: int) -> bool:
+        """Whether slow samples hold every worker while others wait to begin."""
+        board = self._board
+        now = time.monotonic()
+        running = (board.running.array == Running.SAMPLE) & (board.alive.array == 1)
+        since = now - board.started.array[running]
+        enough = len(since) >= max(num_seats, self._pool.size)
+        return bool(
+            enough and (since > board.cut_s[0]).all() and self._commons.schedule.has_work()
+        )
+
+    def start_background_worker(self, most: int) -> None:
+        """Start one more worker, under the lowest id that is free."""
+        free = sorted(set(range(most)) - set(self._pool.ids))
+        if free:
+            self._pool.start(free[0])
+            self.meter.num_background_workers += 1
+
+    def describe_running(self) -> str:
+        """What the workers are doing, in words."""
+        board = self._board
+        now = time.monotonic()
+        said = []
+        for worker_id in self._pool.ids:
+            doing = board.running.cells[worker_id]
+            if doing == Running.SAMPLE:
+                position = board.current.cells[worker_id]
+                key = board.key.cells[position & board.mask]
+                age_s = now - board.started.cells[worker_id]
+                said.append(
+                    f"worker {worker_id} is at dataset index {key} for {age_s:.1f} s "
+                    f"(position {position - board.head[Head.EPOCH_START]})"
+                )
+            else:
+                said.append(f"worker {worker_id}: {Running(doing).name.lower().replace('_', ' ')}")
+        return "; ".join(said)

@@ -1,0 +1,218 @@
+"""Which position runs next, and on which worker. Pure: a function of the board."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hatchway.loader.board import Board, Head, Kind, Outgoing, Running, Status
+from hatchway.loader.heap import Heap
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Positions [first, first + count) of one home batch, given to one worker."""
+
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Reclaimed:
+    """What a dead worker left: the sample or the collate it died on, if any."""
+
+    position: int | None
+    outgoing: int | None
+    attempts: int
+
+
+class Schedule:
+    """Plans positions and hands them to workers, earliest first."""
+
+    def __init__(self, board: Board, heap: Heap) -> None:
+        self._board = board
+        self._heap = heap
+
+    def room(self, count: int) -> bool:
+        """Whether a home batch of ``count`` positions fits into the rings."""
+        head = self._board.head
+        fits = head[Head.PUBLISHED] + count - head[Head.TAIL] <= self._board.mask + 1
+        return bool(fits and head[Head.HOMES] - head[Head.HOME_TAIL] <= self._board.home_mask)
+
+    def publish(self, count: int, keys: NDArray[np.int64] | None, keys_block: int = -1) -> int:
+        """Plan a home batch; return its number.
+
+        Args:
+            count: How many samples the batch has.
+            keys: The dataset's indices, or None when they are not plain ints.
+            keys_block: The block that holds them then, pickled.
+        """
+        board, head = self._board, self._board.head
+        first, home = head[Head.PUBLISHED], head[Head.HOMES]
+        end = first + count
+        slot = home & board.home_mask
+        board.home_first.cells[slot] = first
+        board.home_count.cells[slot] = count
+        board.home_block.cells[slot] = -1
+        board.home_keys.cells[slot] = keys_block
+        board.home_emitted.cells[slot] = 0
+        taken = 0
+        for part in board.slots(first, end):
+            size = part.stop - part.start
+            board.attempts.array[part] = 0
+            board.kind.array[part] = Kind.NONE
+            board.block.array[part] = -1
+            board.home.array[part] = home
+            board.row.array[part] = np.arange(taken, taken + size, dtype=np.int32)
+            if keys is not None:
+                board.key.array[part] = keys[taken : taken + size]
+            board.status.array[part] = Status.PLANNED
+            taken += size
+        head[Head.HOMES] = home + 1
+        head[Head.PUBLISHED] = end
+        return int(home)
+
+    def claim(self, worker: int, want: int, *, memory_left: bool = True) -> Claim | None:
+        """Give ``worker`` up to ``want`` positions of one home batch.
+
+        Args:
+            worker: Who asks.
+            want: How many samples make about a millisecond of work.
+            memory_left: False where the buffer is nearly full: then only what
+                the next batch needs is handed out.
+        """
+        board, head = self._board, self._board.head
+        if head[Head.NUM_RETRY]:
+            retry = self._next_retry(worker, want)
+            if retry is not None:
+                return retry
+        first = head[Head.CURSOR]
+        available = head[Head.PUBLISHED] - first
+        if available <= 0 or not (memory_left or self._needed(first)):
+            return None
+        count = 1
+        if want > 1:
+            home = board.home.cells[first & board.mask] & board.home_mask
+            home_end = board.home_first.cells[home] + board.home_count.cells[home]
+            count = min(want, available, home_end - first)
+        self._give(worker, first, count)
+        head[Head.CURSOR] = first + count
+        return Claim(first, count)
+
+    def give_up(self, first: int, count: int) -> None:
+        """Plan again what was claimed and has not begun (a slow sample is before it)."""
+        board = self._board
+        board.assign(board.status, first, first + count, Status.PLANNED)
+        board.head[Head.NUM_RETRY] += count
+
+    def has_work(self) -> bool:
+        """Whether some position waits for a worker."""
+        head = self._board.head
+        return bool(head[Head.CURSOR] < head[Head.PUBLISHED] or head[Head.NUM_RETRY])
+
+    def reclaim(self, worker: int) -> Reclaimed:
+        """Plan again everything that a dead worker had claimed and not finished."""
+        board, head = self._board, self._board.head
+        current = board.current.cells[worker]
+        died_on: int | None = None
+        attempts = 0
+        begin, end = head[Head.TAIL], head[Head.PUBLISHED]
+        status = board.run(board.status, begin, end)
+        mine = (status == Status.CLAIMED) & (board.run(board.worker, begin, end) == worker)
+        for offset in np.flatnonzero(mine).tolist():
+            position = begin + offset
+            slot = position & board.mask
+            if board.block.cells[slot] >= 0:
+                self._heap.release(board.block.cells[slot])
+                board.block.cells[slot] = -1
+            if board.running.cells[worker] == Running.SAMPLE and position == current:
+                board.attempts.cells[slot] += 1
+                died_on, attempts = position, board.attempts.cells[slot]
+            board.status.cells[slot] = Status.PLANNED
+            if position < head[Head.CURSOR]:
+                head[Head.NUM_RETRY] += 1
+        outgoing: int | None = None
+        for slot in np.flatnonzero(board.out_status.array == Outgoing.COLLATING).tolist():
+            if board.out_worker.cells[slot] == worker:
+                board.out_status.cells[slot] = Outgoing.COMPOSED
+                board.out_attempts.cells[slot] += 1
+                outgoing, attempts = slot, board.out_attempts.cells[slot]
+        board.span.cells[worker] = 0
+        board.running.cells[worker] = 0
+        board.parked.cells[worker] = 0
+        board.alive.cells[worker] = 0
+        return Reclaimed(died_on, outgoing, attempts)
+
+    def fail(self, position: int, block: int, nbytes: int) -> None:
+        """Give a position up for good; the block holds the pickled failure."""
+        board = self._board
+        slot = position & board.mask
+        board.block.cells[slot] = block
+        board.nbytes.cells[slot] = nbytes
+        board.kind.cells[slot] = Kind.ERROR
+        board.status.cells[slot] = Status.FAILED
+        self._heap.adopt(block)
+
+    def key_of(self, position: int, view: Callable[[int, int], memoryview]) -> Any:
+        """The dataset's index at a position, of whatever type."""
+        board = self._board
+        slot = position & board.mask
+        block = board.home_keys.cells[board.home.cells[slot] & board.home_mask]
+        if block < 0:
+            return board.key.cells[slot]
+        return pickle.loads(view(block, board.block_bytes.cells[block]))[board.row.cells[slot]]
+
+    def abandon(self) -> None:
+        """Hand out nothing more of this epoch."""
+        board, head = self._board, self._board.head
+        begin, end = head[Head.TAIL], head[Head.PUBLISHED]
+        for part in board.slots(begin, end):
+            status = board.status.array[part]
+            status[status == Status.PLANNED] = Status.CONSUMED
+        head[Head.CURSOR] = end
+        head[Head.NUM_RETRY] = 0
+        head[Head.EXHAUSTED] = 1
+
+    def _give(self, worker: int, first: int, count: int) -> None:
+        board = self._board
+        if count == 1:
+            slot = first & board.mask
+            board.worker.cells[slot] = worker
+            board.status.cells[slot] = Status.CLAIMED
+            return
+        board.assign(board.worker, first, first + count, worker)
+        board.assign(board.status, first, first + count, Status.CLAIMED)
+
+    def _next_retry(self, worker: int, want: int) -> Claim | None:
+        board, head = self._board, self._board.head
+        begin = head[Head.TAIL]
+        status = board.run(board.status, begin, head[Head.CURSOR])
+        planned = np.flatnonzero(status == Status.PLANNED)
+        if not len(planned):
+            head[Head.NUM_RETRY] = 0
+            return None
+        first = begin + int(planned[0])
+        home = board.home.cells[first & board.mask]
+        count = 1
+        while count < min(want, len(planned)):
+            following = begin + int(planned[count])
+            if following != first + count or board.home.cells[following & board.mask] != home:
+                break
+            count += 1
+        head[Head.NUM_RETRY] = len(planned) - count
+        self._give(worker, first, count)
+        return Claim(first, count)
+
+    def _needed(self, position: int) -> bool:
+        """Whether the next batch cannot be made without ``position``."""
+        board, head = self._board, self._board.head
+        begin = head[Head.TAIL]
+        status = board.run(board.status, begin, head[Head.CURSOR])
+        under_way = np.count_nonzero((status == Status.CLAIMED) | (status == Status.DONE))
+        home = board.home.cells[position & board.mask] & board.home_mask
+        return bool(under_way < board.home_count.cells[home])

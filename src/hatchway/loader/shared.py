@@ -1,0 +1,182 @@
+"""Memory, a lock and wake-ups that all processes of one loader share.
+
+Memory has no name (memfd): nothing is left behind however the processes end,
+and the size of ``/dev/shm`` does not matter. Where the system has no memfd, an
+unlinked file in ``/dev/shm`` takes its place, and room in it is reserved before
+it is written, so that a full one is an error and never a bus error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import select
+import tempfile
+from multiprocessing import reduction
+from typing import Any
+
+from hatchway.base.units import format_bytes
+from hatchway.loader.errors import SharedMemoryError
+
+_POSIX_LOCK_BYTES = 1
+
+
+class SharedMapping:
+    """``nbytes`` of zeroed, sparse shared memory; picklable while a worker starts."""
+
+    def __init__(self, nbytes: int, *, directory: str | None = None) -> None:
+        if directory is None and hasattr(os, "memfd_create"):
+            fd, self.has_fixed_size = os.memfd_create("hatchway"), False
+        else:
+            fd, self.has_fixed_size = _unnamed_file(directory), True
+        self._attach(fd, nbytes)
+
+    def _attach(self, fd: int, nbytes: int) -> None:
+        self.fd = fd
+        self.nbytes = nbytes
+        try:
+            if os.fstat(fd).st_size < nbytes:
+                os.ftruncate(fd, nbytes)
+            self.memory = mmap.mmap(fd, nbytes)
+        except (OSError, ValueError) as error:
+            os.close(fd)
+            raise SharedMemoryError(
+                f"cannot map {format_bytes(nbytes)} of shared memory ({error}); "
+                "lower buffer_bytes= or raise the limit of address space (ulimit -v)"
+            ) from error
+
+    def reserve(self, offset: int, nbytes: int) -> None:
+        """Make sure that the file system has room, where it has a size of its own."""
+        if not self.has_fixed_size:
+            return
+        try:
+            os.posix_fallocate(self.fd, offset, nbytes)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
+                raise
+            raise SharedMemoryError(
+                error.errno,
+                f"no room for {format_bytes(nbytes)} more in the file system of the shared "
+                "buffer; give /dev/shm more room (docker run --shm-size=...) or lower "
+                "buffer_bytes=, batch_size= or prefetch_factor=",
+            ) from error
+
+    def give_back(self, offset: int, nbytes: int) -> None:
+        """Return the memory of a range to the kernel; it reads as zeros after."""
+        if hasattr(mmap, "MADV_REMOVE"):
+            # Some file systems cannot: the memory then stays, and stays usable.
+            with contextlib.suppress(OSError):
+                self.memory.madvise(mmap.MADV_REMOVE, offset, nbytes)
+
+    def close(self) -> None:
+        """Close the descriptor; the memory lives on while something looks at it."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reattach, (reduction.DupFd(self.fd), self.nbytes, self.has_fixed_size)
+
+
+def _reattach(duplicate: Any, nbytes: int, has_fixed_size: bool) -> SharedMapping:
+    mapping = object.__new__(SharedMapping)
+    mapping.has_fixed_size = has_fixed_size
+    mapping._attach(duplicate.detach(), nbytes)
+    return mapping
+
+
+def _unnamed_file(directory: str | None) -> int:
+    if directory is None:
+        directory = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
+    fd, path = tempfile.mkstemp(prefix="hatchway-", dir=directory)
+    os.unlink(path)
+    return fd
+
+
+class ProcessLock:
+    """A lock between processes that the kernel releases when its holder dies.
+
+    Not between threads: the training process uses it from one thread at a time.
+    A lock and unlock cost 1 us.
+    """
+
+    def __init__(self) -> None:
+        self._fd = os.memfd_create("hatchway-lock") if hasattr(os, "memfd_create") else -1
+        if self._fd < 0:
+            self._fd = _unnamed_file(None)
+
+    def __enter__(self) -> None:
+        fcntl.lockf(self._fd, fcntl.LOCK_EX, _POSIX_LOCK_BYTES)
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.lockf(self._fd, fcntl.LOCK_UN, _POSIX_LOCK_BYTES)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_lock, (reduction.DupFd(self._fd),)
+
+
+def _rebuild_lock(duplicate: Any) -> ProcessLock:
+    lock = object.__new__(ProcessLock)
+    lock._fd = duplicate.detach()
+    return lock
+
+
+class Bell:
+    """Wakes one sleeping process; a ring before the sleep is not lost."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+
+    def fileno(self) -> int:
+        """The descriptor to poll for a ring."""
+        return self._read
+
+    def ring(self) -> None:
+        """Wake whoever waits; never blocks."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._write, b"\0")
+
+    def silence(self) -> None:
+        """Forget the rings so far."""
+        with contextlib.suppress(BlockingIOError):
+            while len(os.read(self._read, 4096)) == 4096:
+                pass
+
+    def close(self) -> None:
+        """Close both ends."""
+        if self._read >= 0:
+            os.close(self._read)
+            os.close(self._write)
+            self._read = self._write = -1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_bell, (reduction.DupFd(self._read), reduction.DupFd(self._write))
+
+
+def _rebuild_bell(read: Any, write: Any) -> Bell:
+    bell = object.__new__(Bell)
+    bell._read, bell._write = read.detach(), write.detach()
+    return bell
+
+
+def wait_readable(descriptors: list[int], timeout_s: float | None) -> list[int]:
+    """Block until one of the descriptors can be read; those that can.
+
+    Unlike ``select.select`` it takes descriptors above 1,023.
+    """
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    timeout_ms = None if timeout_s is None else max(0, int(timeout_s * 1000 + 0.999))
+    return [descriptor for descriptor, _ in poll.poll(timeout_ms)]

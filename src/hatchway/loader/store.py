@@ -1,0 +1,248 @@
+"""Where a worker puts finished samples, and where it finds them again to collate."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+
+from hatchway.base.units import format_bytes
+from hatchway.loader import payload
+from hatchway.loader.board import Head, Kind, Running
+from hatchway.loader.commons import Commons
+from hatchway.loader.errors import BufferFullError
+from hatchway.loader.rows import RowLayout, RowWriter, layout_of
+
+_GIVE_UP_ROWS = 8
+_UNKNOWN, _AGREED, _GIVEN_UP = range(3)
+
+
+class Store:
+    """One worker's access to samples in shared memory.
+
+    Args:
+        commons: The board and the buffer.
+        worker_id: Who writes.
+        rows: Whether samples of a fixed structure become rows.
+        wait: Sleeps until memory may be free; False when the worker must stop.
+    """
+
+    def __init__(
+        self, commons: Commons, worker_id: int, *, rows: bool, wait: Callable[[], bool]
+    ) -> None:
+        self._commons = commons
+        self._board = commons.board
+        self._visit = commons.locked(worker_id)
+        self._worker_id = worker_id
+        self._rows = rows
+        self._wait = wait
+        self._layout: RowLayout | None = None
+        self._writers: dict[int, tuple[int, RowWriter]] = {}
+        self._lent: set[int] = set()
+        self._released: set[int] = set()
+
+    def put_sample(self, position: int, sample: object) -> Kind:
+        """Write a sample into its row or a block of its own."""
+        if self._rows and self._put_row(position, sample):
+            return Kind.ROW
+        self.put_blob(position, payload.dump(sample))
+        return Kind.BLOB
+
+    def put_blob(self, position: int, content: payload.Payload) -> None:
+        """Write a payload into a block that belongs to ``position``."""
+        slot = position & self._board.mask
+        block = self.allocate(content.nbytes)
+        content.write(self._commons.view(block, content.nbytes))
+        self._board.nbytes.cells[slot] = content.nbytes
+        self._board.block.cells[slot] = block
+        self._commons.heap.adopt(block)
+        head = self._board.head
+        head[Head.SAMPLE_BYTES] = max(head[Head.SAMPLE_BYTES], content.nbytes)
+
+    def allocate(self, nbytes: int) -> int:
+        """A block for ``nbytes``; waits for the training loop to free one.
+
+        Raises:
+            BufferFullError: If nothing can ever become free.
+        """
+        commons, board = self._commons, self._board
+        while True:
+            with self._visit:
+                block = commons.heap.allocate(nbytes, self._worker_id)
+                if block >= 0:
+                    board.running.cells[self._worker_id] = Running.SAMPLE
+                    return block
+                board.running.cells[self._worker_id] = Running.WAITING_FOR_MEMORY
+                busy = (board.running.array == Running.SAMPLE) | (
+                    board.running.array == Running.COLLATE
+                )
+                stuck = (
+                    board.head[Head.WAITING]
+                    and not commons.delivery.is_ready()
+                    and not (busy & (board.alive.array == 1)).any()
+                )
+                if stuck or nbytes > commons.heap.budget_bytes:
+                    board.running.cells[self._worker_id] = Running.SAMPLE
+                    raise _buffer_full(nbytes, commons)
+                board.parked.cells[self._worker_id] = 1
+            if not self._wait():
+                raise SystemExit(0)
+
+    def prepare_rows(self, home: int) -> None:
+        """Give a home batch its block of rows, if rows are agreed. Holds the lock."""
+        board = self._board
+        slot = home & board.home_mask
+        if board.head[Head.ROWS] != _AGREED or board.home_block.cells[slot] >= 0:
+            return
+        layout = self._agreed_layout()
+        count = board.home_count.cells[slot]
+        block = self._commons.heap.allocate(layout.block_bytes(count), self._worker_id)
+        if block >= 0:
+            board.home_block.cells[slot] = block
+            self._commons.heap.adopt(block)
+
+    def load_samples(self, positions: list[int]) -> list[Any]:
+        """Samples that any worker has stored; views of shared memory."""
+        board = self._board
+        rows: dict[int, list[Any]] = {}
+        samples = []
+        for position in positions:
+            slot = position & board.mask
+            if board.kind.cells[slot] != Kind.ROW:
+                view = self._borrow(board.block.cells[slot], board.nbytes.cells[slot])
+                samples.append(payload.load(view))
+                continue
+            home = board.home.cells[slot]
+            layout = self._agreed_layout()
+            if home not in rows:
+                count = board.home_count.cells[home & board.home_mask]
+                block = board.home_block.cells[home & board.home_mask]
+                rows[home] = layout.tensors(
+                    self._borrow(block, layout.block_bytes(count)), count
+                )
+            samples.append(layout.sample_of(rows[home], board.row.cells[slot]))
+        return samples
+
+    def gather(self, positions: list[int], block: int) -> None:
+        """Copy rows of several home batches into the block of one batch."""
+        board, layout = self._board, self._agreed_layout()
+        target = layout.tensors(self._whole(block, len(positions)), len(positions))
+        filled = 0
+        while filled < len(positions):
+            slot = positions[filled] & board.mask
+            home = board.home.cells[slot]
+            run = 1
+            while (
+                filled + run < len(positions)
+                and positions[filled + run] == positions[filled] + run
+                and board.home.cells[positions[filled + run] & board.mask] == home
+            ):
+                run += 1
+            home_slot, row = home & board.home_mask, board.row.cells[slot]
+            count = board.home_count.cells[home_slot]
+            source = layout.tensors(self._whole(board.home_block.cells[home_slot], count), count)
+            for to, out_of in zip(target, source, strict=True):
+                to[filled : filled + run].copy_(out_of[row : row + run])
+            filled += run
+
+    def gathered_bytes(self, count: int) -> int:
+        """Bytes of a block for a batch of ``count`` rows."""
+        return self._agreed_layout().block_bytes(count)
+
+    def lend_what_lives(self) -> None:
+        """Keep blocks that the user's collate function still looks at. Holds the lock."""
+        for block in self._lent - self._released:
+            self._commons.heap.lend(block, self._worker_id)
+        self._lent -= self._released
+        self._released.clear()
+
+    def take_back(self) -> None:
+        """Free lent blocks that nothing looks at any more. Holds the lock."""
+        for block in self._lent & self._released:
+            self._commons.heap.take_back(block)
+        self._lent -= self._released
+        self._released.clear()
+
+    @property
+    def has_lent(self) -> bool:
+        """Whether some block waits for its last view."""
+        return bool(self._lent)
+
+    def _put_row(self, position: int, sample: object) -> bool:
+        board = self._board
+        home = board.home.cells[position & board.mask]
+        writer = self._writer(home)
+        if writer is None and board.head[Head.ROWS] != _GIVEN_UP:
+            self._agree_on(sample, home)
+            writer = self._writer(home)
+        if writer is None:
+            return False
+        if writer.write(board.row.cells[position & board.mask], sample):
+            return True
+        board.head[Head.ROW_MISSES] += 1
+        if board.head[Head.ROW_MISSES] >= _GIVE_UP_ROWS:
+            with self._visit:
+                board.head[Head.ROWS] = _GIVEN_UP
+        return False
+
+    def _writer(self, home: int) -> RowWriter | None:
+        board = self._board
+        slot = home & board.home_mask
+        block = board.home_block.cells[slot]
+        if block < 0:
+            return None
+        count = board.home_count.cells[slot]
+        cached = self._writers.get(block)
+        if cached is not None and cached[0] == count:
+            return cached[1]
+        writer = RowWriter(self._agreed_layout(), self._whole(block, count), count)
+        self._writers[block] = (count, writer)
+        return writer
+
+    def _agree_on(self, sample: object, home: int) -> None:
+        """Propose this sample's layout, unless another worker was first."""
+        board = self._board
+        with self._visit:
+            if board.head[Head.ROWS] == _UNKNOWN:
+                layout = layout_of(sample)
+                encoded = b"" if layout is None else pickle.dumps(layout)
+                if layout is None or len(encoded) > len(board.schema):
+                    board.head[Head.ROWS] = _GIVEN_UP
+                    return
+                board.schema[: len(encoded)] = encoded
+                board.head[Head.SCHEMA_BYTES] = len(encoded)
+                board.head[Head.ROW_BYTES] = layout.row_bytes
+                board.head[Head.ROWS] = _AGREED
+            self.prepare_rows(home)
+
+    def _agreed_layout(self) -> RowLayout:
+        if self._layout is None:
+            self._layout = read_layout(self._commons)
+        return self._layout
+
+    def _whole(self, block: int, count: int) -> memoryview:
+        return self._commons.view(block, self._agreed_layout().block_bytes(count))
+
+    def _borrow(self, block: int, nbytes: int) -> memoryview:
+        self._lent.add(block)
+        self._released.discard(block)
+        return self._commons.lease(block, nbytes, lambda: self._released.add(block))
+
+
+def read_layout(commons: Commons) -> RowLayout:
+    """The layout of rows that the workers agreed on."""
+    board = commons.board
+    layout: RowLayout = pickle.loads(board.schema[: board.head[Head.SCHEMA_BYTES]])
+    return layout
+
+
+def _buffer_full(nbytes: int, commons: Commons) -> BufferFullError:
+    budget = commons.heap.budget_bytes
+    return BufferFullError(
+        f"a sample or batch needs {format_bytes(nbytes)} more of the shared buffer, which holds "
+        f"{format_bytes(budget)} (buffer_bytes={budget}), {format_bytes(commons.heap.used_bytes())}"
+        " of it in use by the same batch; raise buffer_bytes= or lower batch_size=",
+        needed_bytes=nbytes,
+        buffer_bytes=budget,
+    )

@@ -1,0 +1,38 @@
+"""What a worker process is given when it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hatchway.loader.commons import Commons
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """Everything that a worker process needs.
+
+    Attributes:
+        commons: The board, the buffer, the lock.
+        dataset: The user's dataset.
+        collate_fn: The user's or torch's collate function.
+        worker_init_fn: Called with the worker's id when it starts, or None.
+        worker_id: From 0; ids from ``num_workers`` on are background workers.
+        num_workers: As the user said.
+        base_seed: As torch draws it.
+        auto_collation: Whether ``collate_fn`` gets a list of samples or one.
+        rows: Whether samples of a fixed structure are written as rows.
+        per_position_seeds: Whether the generators are seeded for each sample.
+    """
+
+    commons: Commons
+    dataset: Any
+    collate_fn: Callable[[Any], Any]
+    worker_init_fn: Callable[[int], None] | None
+    worker_id: int
+    num_workers: int
+    base_seed: int
+    auto_collation: bool
+    rows: bool
+    per_position_seeds: bool

@@ -1,0 +1,373 @@
+"""A worker process: takes samples from the schedule, stores them, collates batches."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import random
+import signal
+import time
+from multiprocessing import parent_process
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data._utils import worker as torch_worker
+
+from hatchway.loader import native, payload
+from hatchway.loader.board import Head, Kind, Outgoing, Running, Status
+from hatchway.loader.cost import ChunkSize
+from hatchway.loader.failure import Failure, failure_of
+from hatchway.loader.schedule import Claim
+from hatchway.loader.seeding import NoSeeder, Seeder, make_seeder
+from hatchway.loader.shared import wait_readable
+from hatchway.loader.store import Store
+from hatchway.loader.task import WorkerTask
+
+# A worker visits the board at least this often, so that its finished samples
+# are seen and what it claimed behind a slow sample can be taken by others.
+VISIT_S = 0.002
+
+
+def main(task: WorkerTask) -> None:
+    """Entry point of a worker process."""
+    # The training process gets the same Ctrl-C and stops its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(AttributeError):
+        torch.multiprocessing._set_thread_name(f"hatchway-{task.worker_id}")
+    torch.set_num_threads(1)
+    seed = task.base_seed + task.worker_id
+    random.seed(seed)
+    torch.manual_seed(seed)
+    np.random.seed(torch_worker._generate_state(task.base_seed, task.worker_id))
+    torch_worker._worker_info = torch_worker.WorkerInfo(
+        id=task.worker_id, num_workers=task.num_workers, seed=seed, dataset=task.dataset
+    )
+    Worker(task).run()
+
+
+class Worker:
+    """The loop of one worker process."""
+
+    def __init__(self, task: WorkerTask) -> None:
+        self._task = task
+        self._id = task.worker_id
+        self._commons = task.commons
+        self._board = task.commons.board
+        self._visit = task.commons.locked(task.worker_id)
+        self._bell = task.commons.worker_bells[task.worker_id]
+        self._store = Store(task.commons, task.worker_id, rows=task.rows, wait=self._sleep)
+        self._chunk_size = ChunkSize()
+        self._init_failure: Failure | None = None
+        self._keys: tuple[int, list[Any]] = (-1, [])
+        self._finished: list[tuple[int, Status]] = []
+        self._last = -1
+        self._sleep_s: float | None = None
+        parent = parent_process()
+        self._parent_alive = _watch(parent.pid if parent else None, parent)
+        self._flags = self._spans = None
+        if native.MODULE is not None:
+            self._flags = native.MODULE.Flags(self._board.status.array)
+            self._spans = native.MODULE.Spans(self._board.span.array)
+
+    def run(self) -> None:
+        """Work until told to stop, or until the training process is gone."""
+        task = self._task
+        seeder: Seeder = make_seeder() if task.per_position_seeds else NoSeeder()
+        if task.worker_init_fn is not None:
+            try:
+                task.worker_init_fn(self._id)
+            except Exception as error:
+                self._init_failure = failure_of(
+                    error,
+                    doing=f"worker_init_fn of worker {self._id}",
+                    position=None,
+                    index=None,
+                    worker_id=None,
+                )
+        while True:
+            work = self._next_work()
+            if isinstance(work, Claim):
+                self._run_chunk(work, seeder)
+            elif work is None:
+                if not self._sleep():
+                    return
+            elif work >= 0:
+                self._collate(work)
+            else:
+                return
+
+    def _next_work(self) -> Claim | int | None:
+        """Visit the board: hand in, make batches, take work.
+
+        Returns:
+            A claim of samples, the slot of a batch to collate, -1 to stop, or
+            None when there is nothing to do.
+        """
+        board, commons = self._board, self._commons
+        head, me = board.head, self._id
+        work: Claim | int | None = None
+        with self._visit:
+            for slot, status in self._finished:
+                board.status.cells[slot] = status
+            self._finished.clear()
+            if self._last >= 0:
+                board.started.cells[me] = 0.0
+                commons.delivery.compose(self._last)
+                self._last = -1
+            if head[Head.STOP]:
+                return -1
+            if self._store.has_lent:
+                self._store.take_back()
+            ring = head[Head.WAITING] == 2 or (
+                head[Head.WAITING] and commons.delivery.is_ready()
+            )
+            out = commons.delivery.claim_collate(me)
+            if out >= 0:
+                work = out
+                board.running.cells[me] = Running.COLLATE
+            elif self._has_seat():
+                work = self._claim()
+            if work is None:
+                board.running.cells[me] = Running.NOTHING
+                board.parked.cells[me] = 1
+            if ring:
+                head[Head.WAITING] = 0
+        if ring:
+            commons.bell.ring()
+        return work
+
+    def _claim(self) -> Claim | None:
+        board, commons, me = self._board, self._commons, self._id
+        want = 1
+        if self._spans is not None:
+            want = self._chunk_size.next()
+            self._free_stuck_chunks()
+        claim = commons.schedule.claim(me, want, memory_left=self._memory_left(want))
+        if claim is None:
+            if self._spans is not None and self._chunks_wait():
+                self._sleep_s = VISIT_S
+            return None
+        if self._task.rows:
+            self._store.prepare_rows(board.home.cells[claim.first & board.mask])
+        board.running.cells[me] = Running.SAMPLE
+        board.current.cells[me] = claim.first
+        board.started.cells[me] = time.monotonic()
+        if self._spans is not None:
+            board.chunk_first.cells[me] = claim.first
+            self._spans.set(me, 0, claim.count)
+        return claim
+
+    def _memory_left(self, want: int) -> bool:
+        """Whether ``want`` more samples fit, with room for one batch to spare."""
+        board, heap = self._board, self._commons.heap
+        head = board.head
+        sample = max(head[Head.SAMPLE_BYTES], head[Head.ROW_BYTES])
+        if head[Head.RESIDENT] + sample * (want + 1) < heap.budget_bytes // 2:
+            return True
+        under_way = want + head[Head.NUM_PROCESSES]
+        return bool(heap.used_bytes() + sample * under_way < heap.budget_bytes * 3 // 4)
+
+    def _has_seat(self) -> bool:
+        """Whether the fast lane has room: slow samples give up their worker's seat."""
+        board, head = self._board, self._board.head
+        self._sleep_s = None
+        if head[Head.NUM_PROCESSES] <= head[Head.NUM_SEATS]:
+            return True
+        since = time.monotonic() - board.started.array
+        running = board.running.array == Running.SAMPLE
+        running[self._id] = False
+        fast = running & (since <= board.cut_s[0])
+        if int(fast.sum()) < head[Head.NUM_SEATS]:
+            return True
+        if self._commons.schedule.has_work():
+            # Look again when the next of them has become slow.
+            self._sleep_s = max(0.001, float(board.cut_s[0] - since[fast].max()))
+        return False
+
+    def _free_stuck_chunks(self) -> None:
+        """Take back what waits behind a slow sample in another worker's chunk."""
+        board = self._board
+        spans: Any = self._spans
+        now = time.monotonic()
+        for worker, span in enumerate(board.span.cells):
+            if (span >> 32) >= (span & 0xFFFFFFFF) or worker == self._id:
+                continue
+            if now - board.started.cells[worker] > VISIT_S:
+                begin, end = spans.steal(worker)
+                if end > begin:
+                    first = board.chunk_first.cells[worker] + begin
+                    self._commons.schedule.give_up(first, end - begin)
+
+    def _chunks_wait(self) -> bool:
+        """Whether another worker has samples that it has not begun."""
+        spans = self._board.span.array
+        return bool(((spans >> np.uint64(32)) < (spans & np.uint64(0xFFFFFFFF))).any())
+
+    def _run_chunk(self, claim: Claim, seeder: Seeder) -> None:
+        """Run the samples of a claim, as far as nobody takes them away."""
+        board, task, me = self._board, self._task, self._id
+        head, mask, spans, flags = board.head, board.mask, self._spans, self._flags
+        dataset, store = task.dataset, self._store
+        base_seed, epoch = head[Head.BASE_SEED], head[Head.EPOCH]
+        epoch_start = head[Head.EPOCH_START]
+        keys = self._keys_of(claim)
+        visited = begun = time.monotonic()
+        done = 0
+        while True:
+            if spans is None:
+                offset = 0
+            else:
+                offset = spans.take(me)
+                if offset < 0:
+                    break
+            position = claim.first + offset
+            slot = position & mask
+            begun = time.monotonic()
+            board.current.cells[me] = position
+            board.started.cells[me] = begun
+            key = board.key.cells[slot] if keys is None else keys[board.row.cells[slot]]
+            seeder.seed(base_seed, epoch, position - epoch_start)
+            status = Status.DONE
+            try:
+                if self._init_failure is not None:
+                    raise _InitError
+                sample = dataset[key]
+                ended = time.monotonic()
+                if board.home_count.cells[board.home.cells[slot] & board.home_mask] == 1:
+                    self._put_batch_of_one(position, sample)
+                else:
+                    board.kind.cells[slot] = store.put_sample(position, sample)
+                del sample
+            except (Exception, SystemExit) as error:
+                ended = time.monotonic()
+                self._put_failure(position, key, error)
+                status = Status.FAILED
+            board.seconds.cells[slot] = ended - begun
+            done += 1
+            self._last = position
+            if flags is None:
+                self._finished.append((slot, status))
+                break
+            flags.publish(slot, status)
+            if ended - visited > VISIT_S:
+                # Hand in and look around; what is left of the chunk is still ours,
+                # unless somebody takes it.
+                self._chunk_size.observe(done, ended - visited)
+                visited, done = ended, 0
+                self._hand_in()
+        self._chunk_size.observe(done, time.monotonic() - visited)
+
+    def _hand_in(self) -> None:
+        """Let batches be made of what is finished, in the middle of a chunk."""
+        board, commons = self._board, self._commons
+        head = board.head
+        with self._visit:
+            commons.delivery.compose(self._last)
+            ring = head[Head.WAITING] and commons.delivery.is_ready()
+            if ring:
+                head[Head.WAITING] = 0
+        if ring:
+            commons.bell.ring()
+
+    def _put_batch_of_one(self, position: int, sample: Any) -> None:
+        """Collate here and now: the whole batch is in this worker's hands."""
+        collate = self._task.collate_fn
+        batch = collate([sample] if self._task.auto_collation else sample)
+        self._store.put_blob(position, payload.dump(batch))
+        self._board.kind.cells[position & self._board.mask] = Kind.COLLATED
+
+    def _put_failure(self, position: int, key: Any, error: BaseException) -> None:
+        board = self._board
+        slot = position & board.mask
+        if isinstance(error, _InitError) and self._init_failure is not None:
+            failure = self._init_failure
+        else:
+            failure = failure_of(
+                error,
+                doing="loading the sample",
+                position=position - board.head[Head.EPOCH_START],
+                index=key,
+                worker_id=self._id,
+            )
+        self._store.put_blob(position, payload.dump(failure))
+        board.kind.cells[slot] = Kind.ERROR
+
+    def _keys_of(self, claim: Claim) -> list[Any] | None:
+        """The home batch's dataset keys, where they are not plain ints."""
+        board = self._board
+        home = board.home.cells[claim.first & board.mask]
+        block = board.home_keys.cells[home & board.home_mask]
+        if block < 0:
+            return None
+        if self._keys[0] != home:
+            view = self._commons.view(block, board.block_bytes.cells[block])
+            self._keys = (home, pickle.loads(view))
+        return self._keys[1]
+
+    def _collate(self, slot: int) -> None:
+        """Make an outgoing batch of stored samples."""
+        board, commons, store, task = self._board, self._commons, self._store, self._task
+        positions = commons.delivery.members(slot).tolist()
+        kinds = board.kind.array[np.asarray(positions) & board.mask]
+        kind = Kind.BLOB
+        board.started.cells[self._id] = time.monotonic()
+        try:
+            if commons.config.rules.rows_are_batch and np.all(kinds == Kind.ROW):
+                kind = Kind.ROW
+                nbytes = store.gathered_bytes(len(positions))
+                block = store.allocate(nbytes)
+                board.running.cells[self._id] = Running.COLLATE
+                store.gather(positions, block)
+            else:
+                content = payload.dump(task.collate_fn(store.load_samples(positions)))
+                block, nbytes = self._write_blob(content)
+                del content
+        except (Exception, SystemExit) as error:
+            first = board.head[Head.EPOCH_START]
+            failure = failure_of(
+                error,
+                doing=f"collate_fn of positions {[p - first for p in positions]}",
+                position=None,
+                index=None,
+                worker_id=self._id,
+            )
+            kind = Kind.ERROR
+            block, nbytes = self._write_blob(payload.dump(failure))
+        with self._visit:
+            store.lend_what_lives()
+            if board.out_status.cells[slot] == Outgoing.COLLATING:
+                commons.delivery.collated(slot, kind, block, nbytes)
+        self._last = positions[-1]
+
+    def _write_blob(self, content: payload.Payload) -> tuple[int, int]:
+        block = self._store.allocate(content.nbytes)
+        self._board.running.cells[self._id] = Running.COLLATE
+        content.write(self._commons.view(block, content.nbytes))
+        return block, content.nbytes
+
+    def _sleep(self) -> bool:
+        """Sleep until the bell rings; False when the training process is gone."""
+        parent: list[int] = [] if self._parent_alive is None else [self._parent_alive]
+        timeout_s = self._sleep_s
+        if not parent:
+            timeout_s = 5.0 if timeout_s is None else min(timeout_s, 5.0)
+        readable = wait_readable([self._bell.fileno(), *parent], timeout_s)
+        self._bell.silence()
+        self._board.parked.cells[self._id] = 0
+        if self._parent_alive in readable:
+            return False
+        return bool(parent) or os.getppid() != 1
+
+
+class _InitError(Exception):
+    """Stands for the failure of ``worker_init_fn``."""
+
+
+def _watch(pid: int | None, parent: Any) -> int | None:
+    """A descriptor that becomes readable when the training process ends."""
+    if pid is not None and hasattr(os, "pidfd_open"):
+        with contextlib.suppress(OSError):
+            return os.pidfd_open(pid)
+    return None if parent is None else parent.sentinel

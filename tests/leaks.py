@@ -1,0 +1,102 @@
+"""Find what a test left behind: processes, shared memory, file descriptors."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
+
+import psutil
+
+SHARED_MEMORY = Path("/dev/shm")
+# A killed or stopping process needs a moment to be gone.
+_GRACE_S = 3.0
+# Libraries open a few descriptors on first use and keep them.
+_SPARE_DESCRIPTORS = 8
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """What this process holds at one moment."""
+
+    children: frozenset[psutil.Process]
+    shared_memory: frozenset[str]
+    num_descriptors: int
+
+
+def belongings() -> Belongings:
+    """Look at this process and at ``/dev/shm``."""
+    return Belongings(_children(), _shared_memory(), _num_descriptors())
+
+
+def leaked_since(before: Belongings) -> list[str]:
+    """Describe what is still held that was not held ``before``; end leaked children."""
+    leaks = []
+    # Joins what has ended but was not joined; nothing else can be told apart from a leak.
+    multiprocessing.active_children()
+    suspects = _children() - before.children
+    if suspects:
+        _, alive = psutil.wait_procs(suspects, timeout=_GRACE_S)
+        for process in alive:
+            leaks.append(f"child process {process.pid} ({_command(process)})")
+            process.kill()
+        psutil.wait_procs(alive, timeout=_GRACE_S)
+    names = _shared_memory() - before.shared_memory
+    if names:
+        # Another program's may be on its way out: foreign, or gone after this look.
+        names = (names - _foreign()) & _shared_memory()
+        leaks.extend(f"shared memory {SHARED_MEMORY / name}" for name in sorted(names))
+    if _num_descriptors() > before.num_descriptors + _SPARE_DESCRIPTORS:
+        gc.collect()
+        growth = _num_descriptors() - before.num_descriptors
+        if growth > _SPARE_DESCRIPTORS:
+            leaks.append(f"{growth} file descriptors")
+    return leaks
+
+
+def _children() -> frozenset[psutil.Process]:
+    # Both of these serve all later tests, and end with this process.
+    servants = {
+        getattr(resource_tracker._resource_tracker, "_pid", None),
+        getattr(forkserver._forkserver, "_forkserver_pid", None),
+    }
+    children = psutil.Process().children(recursive=True)
+    return frozenset(process for process in children if process.pid not in servants)
+
+
+def _shared_memory() -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(SHARED_MEMORY))
+    except OSError:
+        return frozenset()
+
+
+def _num_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def _foreign() -> frozenset[str]:
+    """Return the shared memory that processes outside this test run hold."""
+    own = {os.getpid(), *(process.pid for process in _children())}
+    names: set[str] = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) in own:
+            continue
+        try:
+            held = [os.readlink(link) for link in (entry / "fd").iterdir()]
+            held += [line.rpartition(" ")[2] for line in (entry / "maps").read_text().splitlines()]
+        except OSError:
+            continue  # gone, or not ours to look at
+        prefix = f"{SHARED_MEMORY}/"
+        names.update(path[len(prefix) :] for path in held if path.startswith(prefix))
+    return frozenset(names)
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())[:120]
+    except psutil.Error:
+        return "gone"

@@ -1,0 +1,145 @@
+"""The benchmarks measure what they say: pure figures, the paced device, and one quick run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.counted import spin
+from benchmarks.device import PacedDevice
+from benchmarks.epoch import check_exactly_once
+from benchmarks.errors import BenchmarkError
+from benchmarks.figures import Spread, by_repeat, paired_ratios, spread
+from benchmarks.summary import summarise
+from benchmarks.targets import TARGETS, outcomes
+from benchmarks.workloads import WORKLOADS
+
+ROOT = Path(__file__).parents[2]
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += seconds
+
+
+def run(loader: str, repeat: int, epoch_s: float, error: str | None = None) -> dict[str, object]:
+    figures = dict.fromkeys(
+        ("busy_share", "wait_s", "longest_wait_s", "num_processes", "cpu_s", "foreign_share"), 0.0
+    )
+    times = {"epoch_s": epoch_s, "first_batch_s": 1.0, "steady_s": epoch_s - 1}
+    return {"loader": loader, "repeat": repeat, "error": error, **figures, **times}
+
+
+def test_spread_is_the_median_between_the_extremes() -> None:
+    assert spread([3.0, 1.0, 2.0, 10.0]) == Spread(2.5, 1.0, 10.0, 4)
+    assert spread([1.0, 2.0, 3.0]).text() == "2.00 [1.00-3.00]"
+    assert spread([0.5]).text(0, 1e3) == "500"
+
+
+def test_a_spread_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="values is empty"):
+        spread([])
+
+
+def test_ratios_pair_a_repeat_with_itself_and_drop_what_has_no_pair() -> None:
+    assert paired_ratios({0: 2.0, 1: 9.0, 2: 1.0}, {0: 4.0, 1: 3.0}) == {0: 0.5, 1: 3.0}
+
+
+def test_failed_runs_count_for_nothing() -> None:
+    runs = [run("torch", 0, 4.0), run("torch", 1, 1.0, error="hung"), run("other", 0, 2.0)]
+    assert by_repeat(runs, "torch", "epoch_s") == {0: 4.0}
+
+
+def test_summary_takes_the_median_of_ratios_not_the_ratio_of_medians() -> None:
+    runs = [
+        run(loader, repeat, epoch_s)
+        for loader, times in (("torch", (2.0, 4.0, 8.0)), ("hatchway", (1.0, 4.0, 2.0)))
+        for repeat, epoch_s in enumerate(times)
+    ]
+    limits = [{"repeat": repeat, "limit_s": 2.0} for repeat in range(3)]
+    figures = summarise(runs, limits)["hatchway"]
+    assert figures["epoch_over_torch"]["median"] == 0.5
+    assert figures["epoch_over_limit"]["median"] == 1.0
+    assert figures["steady_over_limit"]["median"] == 0.5
+
+
+def test_targets_are_met_at_the_median_and_named_for_every_workload() -> None:
+    summary = {"hatchway": {"steady_over_limit": {"median": 1.03}}}
+    found = {o.target.figure: o.is_met for o in outcomes("even", summary)}
+    assert found == {
+        "steady_over_limit": True,
+        "epoch_over_torch": False,
+        "first_batch_over_torch": False,
+    }
+    assert {target.workload for target in TARGETS} == set(WORKLOADS)
+
+
+def test_device_starts_a_step_when_batch_and_device_are_there() -> None:
+    clock = FakeClock()
+    device = PacedDevice(10.0, clock=clock, sleep=clock.sleep)
+    clock.now = 3.0
+    device.take()  # step 0 from 3 to 13
+    clock.now = 5.0
+    device.take()  # waits for step 0; step 1 from 13 to 23
+    assert clock.now == 13.0
+    clock.now = 30.0
+    device.take()  # late: step 2 from 30 to 40
+    assert device.finish() == clock.now == 40.0
+    assert device.arrivals == [3.0, 5.0, 30.0]
+    assert device.gaps_s == [0.0, 7.0]
+
+
+def test_a_late_wake_up_does_not_lengthen_the_steps() -> None:
+    clock = FakeClock()
+    device = PacedDevice(10.0, clock=clock, sleep=lambda seconds: clock.sleep(seconds + 0.5))
+    for _ in range(4):
+        device.take()
+    assert device.finish() == 40.0
+
+
+def test_lost_and_doubled_samples_are_errors() -> None:
+    check_exactly_once([torch.tensor([2, 0]), torch.tensor([1])], 3)
+    with pytest.raises(BenchmarkError, match=r"1 lost \[1\], 1 doubled \[0\]"):
+        check_exactly_once([torch.tensor([0, 0, 2])], 3)
+    with pytest.raises(BenchmarkError, match="3 lost"):
+        check_exactly_once([], 3)
+
+
+def test_counted_work_is_a_function_of_its_count() -> None:
+    assert spin(1000) == spin(1000) != spin(1001)
+
+
+def test_a_quick_run_of_stock_torch_writes_what_the_documentation_says(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    command = (sys.executable, "-m", "benchmarks", "--quick", "--workloads", "cheap")
+    subprocess.run(
+        (*command, "--loaders", "torch", "--json", str(path)), cwd=ROOT, check=True, timeout=50
+    )
+    report = json.loads(path.read_text())
+    assert report["schema"] == "hatchway-benchmarks/1"
+    assert {"commit", "cpu", "num_cores", "kernel", "python", "torch", "numpy"} <= set(
+        report["host"]
+    )
+    assert report["options"]["repeats"] == 1
+    assert report["calibration"]["operation_s"] > 0
+    (workload,) = report["workloads"]
+    assert workload["num_samples"] == workload["num_batches"] * workload["batch_size"]
+    (limit,), (only,) = workload["limits"], workload["runs"]
+    assert only["error"] is None
+    assert only["num_batches"] == workload["num_batches"]
+    assert only["num_processes"] == workload["num_workers"]
+    assert only["epoch_s"] == pytest.approx(only["first_batch_s"] + only["steady_s"])
+    assert only["steady_s"] >= limit["limit_s"] * 0.999
+    assert workload["summary"]["torch"]["epoch_over_torch"]["median"] == 1.0
