@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
@@ -14,20 +15,37 @@ from benchmarks.figures import Spread
 from benchmarks.loaders import TITLES
 from benchmarks.targets import outcomes
 
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    figure: str
+    digits: int
+    scale: float = 1.0
+    has_spread: bool = False
+
+    def cell(self, summary: Mapping[str, Any]) -> str:
+        if self.figure not in summary:
+            return "-"
+        figure = Spread(**summary[self.figure])
+        if self.has_spread:
+            return figure.text(self.digits, self.scale)
+        return f"{figure.median * self.scale:.{self.digits}f}"
+
+
 _COLUMNS = (
-    ("loader", None, 0, 1.0),
-    ("epoch over torch", "epoch_over_torch", 2, 1.0),
-    ("epoch over limit", "epoch_over_limit", 2, 1.0),
-    ("steady over limit", "steady_over_limit", 2, 1.0),
-    ("first batch, ms", "first_batch_s", 0, 1e3),
-    ("device busy, %", "busy_share", 0, 100.0),
-    ("waits, ms", "wait_s", 0, 1e3),
-    ("longest, ms", "longest_wait_s", 0, 1e3),
-    ("CPU, s", "cpu_s", 1, 1.0),
-    ("processes", "num_processes", 0, 1.0),
-    ("others' CPU, %", "foreign_share", 0, 100.0),
+    _Column("epoch over torch", "epoch_over_torch", 2, has_spread=True),
+    _Column("epoch over limit", "epoch_over_limit", 2, has_spread=True),
+    _Column("steady over limit", "steady_over_limit", 2, has_spread=True),
+    _Column("first batch, ms", "first_batch_s", 0, 1e3, has_spread=True),
+    _Column("device busy, %", "busy_share", 0, 100.0),
+    _Column("waits, ms", "wait_s", 0, 1e3),
+    _Column("longest, ms", "longest_wait_s", 0, 1e3),
+    _Column("CPU, s", "cpu_s", 1),
+    _Column("processes", "num_processes", 0),
+    _Column("others' CPU, %", "foreign_share", 0, 100.0),
 )
-_HEADER = [title for title, *_ in _COLUMNS]
+_HEADER = ["loader", *(column.title for column in _COLUMNS)]
 _TARGET_HEADER = ["workload", "figure of Hatchway's default", "target", "measured", "met"]
 
 
@@ -88,13 +106,7 @@ def _title(workload: Mapping[str, Any]) -> str:
 
 def _rows(workload: Mapping[str, Any]) -> Iterator[list[str]]:
     for loader, summary in workload["summary"].items():
-        yield [TITLES[loader]] + [
-            _cell(summary.get(figure), digits, scale) for _, figure, digits, scale in _COLUMNS[1:]
-        ]
-
-
-def _cell(figure: Mapping[str, Any] | None, digits: int, scale: float) -> str:
-    return "-" if figure is None else Spread(**figure).text(digits, scale)
+        yield [TITLES[loader], *(column.cell(summary) for column in _COLUMNS)]
 
 
 def _target_rows(report: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -106,7 +118,7 @@ def _target_rows(report: Mapping[str, Any]) -> Iterator[list[str]]:
                 workload["name"],
                 outcome.target.figure.replace("_", " "),
                 f"{outcome.target.at_most:.2f}",
-                _cell(outcome.measured, 3, 1.0),
+                Spread(**outcome.measured).text(3),
                 "yes" if outcome.is_met else "no",
             ]
 
@@ -116,11 +128,9 @@ def _print_table(
 ) -> None:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for i, column in enumerate(header):
-        table.add_column(
-            Text(column), justify="left" if i == 0 else "right", no_wrap=i == 0, min_width=9
-        )
+        table.add_column(Text(column), justify="left" if i == 0 else "right")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(cell, no_wrap=True) for cell in row))
     console.print(table)
 
 

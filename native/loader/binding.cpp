@@ -1,14 +1,22 @@
-// Thin binding: parses, validates, calls the kernels. No work here is long enough
-// to release the GIL for.
+// Thin binding: parses, validates, calls the kernels. None releases the GIL: they
+// either call back into Python or are done in microseconds.
 #include <Python.h>
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <memory>
+#include <string>
 #include <utility>
+#include <vector>
 
+#include "chunk.hpp"
 #include "generators.hpp"
+#include "rows.hpp"
 #include "spans.hpp"
 
 namespace nb = nanobind;
@@ -75,15 +83,134 @@ class Generators {
         hatchway::seed_generators(at_, base_seed, epoch, position);
     }
 
+    const hatchway::GeneratorAddresses &addresses() const { return at_; }
+
   private:
     hatchway::GeneratorAddresses at_;
+};
+
+// The rows of one block. The description is RowLayout.describe() in rows.py.
+class RowTarget {
+  public:
+    RowTarget(nb::object memory, nb::tuple description)
+        : memory_(memory), description_(description), root_(parse(description)) {}
+    bool write(std::size_t row, nb::handle sample) {
+        if (row >= num_rows_) throw nb::index_error("no such row");
+        return hatchway::write_value(root_, row, sample.ptr());
+    }
+    const hatchway::Node &root() const { return root_; }
+    std::size_t num_rows() const { return num_rows_; }
+
+  private:
+    hatchway::Node parse(nb::handle description) {
+        const auto parts = nb::cast<nb::tuple>(description);
+        const auto kind = nb::cast<std::string>(parts[0]);
+        hatchway::Node node{};
+        node.type = reinterpret_cast<PyTypeObject *>(nb::handle(parts[1]).ptr());
+        if (!PyType_Check(nb::handle(parts[1]).ptr())) throw nb::type_error("expected a type");
+        if (kind == "sequence" || kind == "mapping") {
+            node.kind = kind == "mapping" ? hatchway::NodeKind::mapping
+                                          : hatchway::NodeKind::sequence;
+            const bool fits = kind == "mapping" ? node.type == &PyDict_Type
+                                                : node.type == &PyTuple_Type ||
+                                                      node.type == &PyList_Type;
+            if (!fits) throw nb::type_error("only tuple, list and dict nest");
+            for (nb::handle key : nb::cast<nb::tuple>(parts[2])) node.keys.push_back(key.ptr());
+            for (nb::handle item : nb::cast<nb::tuple>(parts[3])) node.items.push_back(parse(item));
+            if (kind == "mapping" && node.keys.size() != node.items.size())
+                throw nb::value_error("a mapping needs a key for each item");
+            return node;
+        }
+        node.kind = kind == "tensor"  ? hatchway::NodeKind::tensor
+                    : kind == "array" ? hatchway::NodeKind::array
+                    : kind == "int"   ? hatchway::NodeKind::integer
+                                      : hatchway::NodeKind::real;
+        if (kind == "int" && node.type != &PyLong_Type) throw nb::type_error("expected int");
+        if (kind == "float" && node.type != &PyFloat_Type) throw nb::type_error("expected float");
+        const auto offset = nb::cast<std::size_t>(parts[2]);
+        const auto count = nb::cast<std::size_t>(parts[3]);
+        node.row_bytes = nb::cast<std::size_t>(parts[4]);
+        node.shape = nb::cast<std::vector<Py_ssize_t>>(parts[5]);
+        node.format = nb::cast<std::string>(parts[6]);
+        if (offset > memory_.nbytes() || count * node.row_bytes > memory_.nbytes() - offset)
+            throw nb::value_error("rows lie outside of the memory");
+        node.rows = static_cast<unsigned char *>(memory_.data()) + offset;
+        num_rows_ = num_rows_ == 0 ? count : std::min(num_rows_, count);
+        return node;
+    }
+
+    WritableBuffer memory_;
+    nb::object description_;  // keeps the types and keys alive that nodes point to
+    std::size_t num_rows_ = 0;
+    hatchway::Node root_;
+};
+
+class ChunkRunner {
+  public:
+    ChunkRunner(nb::dict columns, std::size_t worker, std::uint8_t done_status,
+                std::uint8_t row_kind, nb::object generators, nb::object python_random)
+        : generators_(generators), python_random_(python_random) {
+        const std::size_t positions = hold<std::uint8_t>(columns, "status", at_.status);
+        hold<std::uint64_t>(columns, "span", at_.span);
+        hold<double>(columns, "started", at_.started);
+        const std::size_t workers = hold<std::int64_t>(columns, "current", at_.current);
+        const bool same = hold<std::int64_t>(columns, "key", at_.key) == positions &&
+                          hold<std::int32_t>(columns, "row", at_.row) == positions &&
+                          hold<std::uint8_t>(columns, "kind", at_.kind) == positions &&
+                          hold<float>(columns, "seconds", at_.seconds) == positions;
+        if (!same || positions == 0 || (positions & (positions - 1)) != 0 || worker >= workers)
+            throw nb::value_error("columns do not fit together");
+        at_.mask = positions - 1;
+        at_.worker = worker;
+        at_.done_status = done_status;
+        at_.row_kind = row_kind;
+        if (!generators.is_none()) seeds_ = &nb::cast<Generators &>(generators).addresses();
+    }
+
+    ChunkRunner(const ChunkRunner &) = delete;
+    ChunkRunner &operator=(const ChunkRunner &) = delete;
+
+    nb::tuple run(nb::handle dataset, std::int64_t first, std::uint64_t base_seed,
+                  std::uint64_t epoch, std::int64_t epoch_start, double visited, double visit_s,
+                  nb::object keys, nb::object rows) {
+        hatchway::ChunkState state{first, base_seed, epoch, epoch_start, visited, visit_s};
+        const hatchway::Node *node =
+            rows.is_none() ? nullptr : &nb::cast<RowTarget &>(rows).root();
+        PyObject *sample = nullptr;
+        const hatchway::Return why = hatchway::run_chunk(
+            at_, state, dataset.ptr(), keys.is_none() ? nullptr : keys.ptr(), node, seeds_,
+            python_random_.ptr(), &sample);
+        num_done = state.done;
+        ended = state.ended;
+        if (why == hatchway::Return::unwritten && sample == nullptr) throw nb::python_error();
+        nb::object value = sample == nullptr ? nb::none() : nb::steal(sample);
+        return nb::make_tuple(static_cast<int>(why), state.position, value);
+    }
+
+    std::int64_t num_done = 0;
+    double ended = 0.0;
+
+  private:
+    template <class T>
+    std::size_t hold(nb::dict columns, const char *name, T *&target) {
+        buffers_.push_back(std::make_unique<WritableBuffer>(columns[name]));
+        if (reinterpret_cast<std::uintptr_t>(buffers_.back()->data()) % alignof(T) != 0)
+            throw nb::value_error("column is not aligned");
+        target = static_cast<T *>(buffers_.back()->data());
+        return buffers_.back()->nbytes() / sizeof(T);
+    }
+
+    std::vector<std::unique_ptr<WritableBuffer>> buffers_;
+    hatchway::Columns at_{};
+    nb::object generators_, python_random_;
+    const hatchway::GeneratorAddresses *seeds_ = nullptr;
 };
 
 }  // namespace
 
 NB_MODULE(_native, m) {
     m.doc() = "Kernels of hatchway.loader; each has a Python twin beside its caller.";
-    m.def("abi_version", [] { return 1; }, "Version of this module's interface.");
+    m.def("abi_version", [] { return 2; }, "Version of this module's interface.");
 
     nb::class_<Spans>(m, "Spans", "Unbegun parts [next, end) of the workers' chunks.")
         .def(nb::init<nb::object>(), nb::arg("buffer"))
@@ -113,4 +240,21 @@ NB_MODULE(_native, m) {
             nb::arg("torch_next"), nb::arg("torch_float_flag"), nb::arg("torch_double_flag"))
         .def("seed", &Generators::seed, nb::arg("base_seed"), nb::arg("epoch"),
              nb::arg("position"));
+
+    nb::class_<RowTarget>(m, "RowTarget", "Rows of a block that samples are written into.")
+        .def(nb::init<nb::object, nb::tuple>(), nb::arg("memory"), nb::arg("description"))
+        .def("write", &RowTarget::write, nb::arg("row"), nb::arg("sample"),
+             "Write a sample; False, with the row undefined, if it does not fit.");
+
+    nb::class_<ChunkRunner>(m, "ChunkRunner", "The loop of a worker over the samples of a chunk.")
+        .def(nb::init<nb::dict, std::size_t, std::uint8_t, std::uint8_t, nb::object, nb::object>(),
+             nb::arg("columns"), nb::arg("worker"), nb::arg("done_status"), nb::arg("row_kind"),
+             nb::arg("generators").none(), nb::arg("python_random"))
+        .def("run", &ChunkRunner::run, nb::arg("dataset"), nb::arg("first"), nb::arg("base_seed"),
+             nb::arg("epoch"), nb::arg("epoch_start"), nb::arg("visited"), nb::arg("visit_s"),
+             nb::arg("keys").none(), nb::arg("rows").none(),
+             "Run samples until the chunk is exhausted (0), one is not written (1), or it is "
+             "time to visit the board (2); returns (why, position, sample or None).")
+        .def_ro("num_done", &ChunkRunner::num_done, "Samples run by the last call.")
+        .def_ro("ended", &ChunkRunner::ended, "When the last of them ended, monotonic seconds.");
 }

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
+import sys
 import time
 from typing import Any
 
-import numpy as np
-import torch
 from torch.utils.data import _utils
 from torch.utils.data._utils.collate import default_collate
 from torch.utils.data.dataloader import _BaseDataLoaderIter
@@ -240,7 +238,8 @@ class ParallelIterator(_BaseDataLoaderIter):
             self._box.keep(self, last)
 
     def __del__(self) -> None:
-        if getattr(self, "_pool", None) is not None:
+        # At interpreter exit the pool's own finalizer has stopped the workers.
+        if getattr(self, "_pool", None) is not None and not sys.is_finalizing():
             self._shutdown_workers()
 
 

@@ -6,7 +6,7 @@ import importlib
 import os
 from typing import Any
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 
 def _load() -> Any:

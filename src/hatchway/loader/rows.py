@@ -18,6 +18,7 @@ import torch
 
 _ALIGN = 64
 _MAX_LEAVES = 64
+_LEAF_TYPES = {"tensor": torch.Tensor, "array": np.ndarray, "int": int, "float": float}
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,10 @@ class RowLayout:
         """One row of :meth:`tensors` as the sample that was written; views of memory."""
         return _build(self.root, iter([array[row] for array in arrays]), _as_sample)
 
+    def describe(self, count: int) -> tuple[Any, ...]:
+        """The structure of a block of ``count`` rows for the native writer."""
+        return _describe(self.root, iter(self.offsets(count)), count)
+
     def tensors(self, memory: memoryview, count: int) -> list[torch.Tensor]:
         """Each leaf's array, ``count x shape``; they keep ``memory`` alive."""
         return [
@@ -104,6 +109,15 @@ class RowWriter:
             # A tensor that NumPy cannot see (requires grad, not on the CPU), or an
             # integer beyond 64 bits: pickled instead, as any other sample.
             return False
+
+
+def _describe(node: Node, offsets: Iterator[int], count: int) -> tuple[Any, ...]:
+    if isinstance(node, Nest):
+        items = tuple(_describe(item, offsets, count) for item in node.items)
+        return "mapping" if node.kind is dict else "sequence", node.kind, node.keys, items
+    form = np.empty(0, _numpy_dtype(node.dtype)).data.format
+    kind = _LEAF_TYPES[node.kind]
+    return node.kind, kind, next(offsets), count, node.row_bytes, node.shape, form
 
 
 def layout_of(sample: object) -> RowLayout | None:

@@ -3,7 +3,7 @@
 What a sample draws from ``random``, ``numpy.random`` and ``torch`` then depends
 on its place in the sampler's order alone, never on the worker or on timing.
 The 624 words of each Mersenne twister are filled with an independent stream of
-SplitMix64; the native kernel and the NumPy twin here give the same words.
+a keyed integer hash; the native kernel and the NumPy twin here give the same words.
 """
 
 from __future__ import annotations
@@ -52,13 +52,12 @@ def sample_key(base_seed: int, epoch: int, position: int) -> int:
 
 def twister_words(key: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
     """The 624 words of the stream of ``key``, as uint32."""
-    with np.errstate(over="ignore"):
-        steps = np.arange(1, TWISTER_WORDS // 2 + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
-        value = steps + np.uint64(key)
-        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        value = value ^ (value >> np.uint64(31))
-    return value.astype("<u8").view("<u4")
+    x = np.arange(1, TWISTER_WORDS + 1, dtype=np.uint32) * np.uint32(0x9E3779B9)
+    x += np.uint32(key & 0xFFFFFFFF)
+    x = (x ^ (x >> np.uint32(17))) * np.uint32(0xED5AD4BB)
+    x = (x ^ (x >> np.uint32(11))) * np.uint32(0xAC4C1B51) + np.uint32(key >> 32)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x31848BAB)
+    return x ^ (x >> np.uint32(14))
 
 
 class PythonSeeder:
@@ -106,6 +105,7 @@ class _Seeder:
     """The native seeder, and the one piece of state that lies outside its reach."""
 
     def __init__(self, generators: Seeder) -> None:
+        self.generators = generators
         self._seed = generators.seed
 
     def seed(self, base_seed: int, epoch: int, position: int) -> None:

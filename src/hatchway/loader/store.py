@@ -8,7 +8,7 @@ from typing import Any
 
 
 from hatchway.base.units import format_bytes
-from hatchway.loader import payload
+from hatchway.loader import native, payload
 from hatchway.loader.board import Head, Kind, Running
 from hatchway.loader.commons import Commons
 from hatchway.loader.errors import BufferFullError
@@ -16,6 +16,10 @@ from hatchway.loader.rows import RowLayout, RowWriter, layout_of
 
 _GIVE_UP_ROWS = 8
 _UNKNOWN, _AGREED, _GIVEN_UP = range(3)
+
+
+class TrainingProcessGone(BaseException):
+    """Nobody will take what this worker makes."""
 
 
 class Store:
@@ -39,6 +43,7 @@ class Store:
         self._wait = wait
         self._layout: RowLayout | None = None
         self._writers: dict[int, tuple[int, RowWriter]] = {}
+        self._targets: dict[int, tuple[int, Any]] = {}
         self._lent: set[int] = set()
         self._released: set[int] = set()
 
@@ -86,8 +91,8 @@ class Store:
                     board.running.cells[self._worker_id] = Running.SAMPLE
                     raise _buffer_full(nbytes, commons)
                 board.parked.cells[self._worker_id] = 1
-            if not self._wait():
-                raise SystemExit(0)
+            if not self._wait() or board.head[Head.STOP]:
+                raise TrainingProcessGone
 
     def prepare_rows(self, home: int) -> None:
         """Give a home batch its block of rows, if rows are agreed. Holds the lock."""
@@ -101,6 +106,20 @@ class Store:
         if block >= 0:
             board.home_block.cells[slot] = block
             self._commons.heap.adopt(block)
+
+    def native_rows(self, home: int) -> Any:
+        """The native writer of a home batch's rows; None where rows are not agreed."""
+        block = self._board.home_block.cells[home & self._board.home_mask]
+        if not self._rows or block < 0:
+            return None
+        count = self._board.home_count.cells[home & self._board.home_mask]
+        cached = self._targets.get(block)
+        if cached is not None and cached[0] == count:
+            return cached[1]
+        description = self._agreed_layout().describe(count)
+        target = native.MODULE.RowTarget(self._whole(block, count), description)
+        self._targets[block] = (count, target)
+        return target
 
     def load_samples(self, positions: list[int]) -> list[Any]:
         """Samples that any worker has stored; views of shared memory."""

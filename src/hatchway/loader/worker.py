@@ -22,12 +22,14 @@ from hatchway.loader.failure import Failure, failure_of
 from hatchway.loader.schedule import Claim
 from hatchway.loader.seeding import NoSeeder, Seeder, make_seeder
 from hatchway.loader.shared import wait_readable
-from hatchway.loader.store import Store
+from hatchway.loader.store import Store, TrainingProcessGone
 from hatchway.loader.task import WorkerTask
 
 # A worker visits the board at least this often, so that its finished samples
 # are seen and what it claimed behind a slow sample can be taken by others.
 VISIT_S = 0.002
+# Why the native loop came back; see native/loader/chunk.hpp.
+_EXHAUSTED, _UNWRITTEN, _VISIT, _RAISED = range(4)
 
 
 def main(task: WorkerTask) -> None:
@@ -66,19 +68,51 @@ class Worker:
         self._sleep_s: float | None = None
         parent = parent_process()
         self._parent_alive = _watch(parent.pid if parent else None, parent)
-        self._flags = self._spans = None
-        if native.MODULE is not None:
-            self._flags = native.MODULE.Flags(self._board.status.array)
-            self._spans = native.MODULE.Spans(self._board.span.array)
+        self._dataset = task.dataset
+        self._seeder: Seeder = NoSeeder()
+        self._flags: Any = None
+        self._spans: Any = None
+        self._runner: Any = None
 
     def run(self) -> None:
         """Work until told to stop, or until the training process is gone."""
-        task = self._task
-        seeder: Seeder = make_seeder() if task.per_position_seeds else NoSeeder()
+        with contextlib.suppress(TrainingProcessGone):
+            self._start()
+            while True:
+                work = self._next_work()
+                if isinstance(work, Claim):
+                    self._run_chunk(work)
+                elif work is None:
+                    if not self._sleep():
+                        return
+                elif work >= 0:
+                    self._collate(work)
+                else:
+                    return
+
+    def _start(self) -> None:
+        """Prepare the seeder and the native loop, and call ``worker_init_fn``."""
+        task, board = self._task, self._board
+        if task.per_position_seeds:
+            self._seeder = make_seeder()
+        generators = getattr(self._seeder, "generators", None)
+        if native.MODULE is not None and (generators or not task.per_position_seeds):
+            columns = ("status", "span", "started", "current", "key", "row", "kind", "seconds")
+            self._flags = native.MODULE.Flags(board.status.array)
+            self._spans = native.MODULE.Spans(board.span.array)
+            self._runner = native.MODULE.ChunkRunner(
+                {name: getattr(board, name).array for name in columns},
+                self._id,
+                Status.DONE,
+                Kind.ROW,
+                generators,
+                random._inst,  # type: ignore[attr-defined]
+            )
         if task.worker_init_fn is not None:
             try:
                 task.worker_init_fn(self._id)
             except Exception as error:
+                self._dataset = _Unusable()
                 self._init_failure = failure_of(
                     error,
                     doing=f"worker_init_fn of worker {self._id}",
@@ -86,17 +120,6 @@ class Worker:
                     index=None,
                     worker_id=None,
                 )
-        while True:
-            work = self._next_work()
-            if isinstance(work, Claim):
-                self._run_chunk(work, seeder)
-            elif work is None:
-                if not self._sleep():
-                    return
-            elif work >= 0:
-                self._collate(work)
-            else:
-                return
 
     def _next_work(self) -> Claim | int | None:
         """Visit the board: hand in, make batches, take work.
@@ -189,13 +212,12 @@ class Worker:
     def _free_stuck_chunks(self) -> None:
         """Take back what waits behind a slow sample in another worker's chunk."""
         board = self._board
-        spans: Any = self._spans
         now = time.monotonic()
         for worker, span in enumerate(board.span.cells):
             if (span >> 32) >= (span & 0xFFFFFFFF) or worker == self._id:
                 continue
             if now - board.started.cells[worker] > VISIT_S:
-                begin, end = spans.steal(worker)
+                begin, end = self._spans.steal(worker)
                 if end > begin:
                     first = board.chunk_first.cells[worker] + begin
                     self._commons.schedule.give_up(first, end - begin)
@@ -205,52 +227,47 @@ class Worker:
         spans = self._board.span.array
         return bool(((spans >> np.uint64(32)) < (spans & np.uint64(0xFFFFFFFF))).any())
 
-    def _run_chunk(self, claim: Claim, seeder: Seeder) -> None:
+    def _run_chunk(self, claim: Claim) -> None:
         """Run the samples of a claim, as far as nobody takes them away."""
-        board, task, me = self._board, self._task, self._id
-        head, mask, spans, flags = board.head, board.mask, self._spans, self._flags
-        dataset, store = task.dataset, self._store
+        board = self._board
+        home = board.home.cells[claim.first & board.mask]
+        keys = self._keys_of(claim)
+        rules = self._commons.config.rules
+        # A last batch of one may yet become part of another, where batches are free.
+        is_single = (rules.fixed or rules.batch_size == 1) and (
+            board.home_count.cells[home & board.home_mask] == 1
+        )
+        visited = time.monotonic()
+        if self._runner is None:
+            self._run_sample(claim.first, keys, is_single)
+            self._chunk_size.observe(1, time.monotonic() - visited)
+            return
+        head, runner = board.head, self._runner
         base_seed, epoch = head[Head.BASE_SEED], head[Head.EPOCH]
         epoch_start = head[Head.EPOCH_START]
-        keys = self._keys_of(claim)
-        visited = begun = time.monotonic()
         done = 0
+        rows = None if is_single else self._store.native_rows(home)
         while True:
-            if spans is None:
-                offset = 0
-            else:
-                offset = spans.take(me)
-                if offset < 0:
-                    break
-            position = claim.first + offset
-            slot = position & mask
-            begun = time.monotonic()
-            board.current.cells[me] = position
-            board.started.cells[me] = begun
-            key = board.key.cells[slot] if keys is None else keys[board.row.cells[slot]]
-            seeder.seed(base_seed, epoch, position - epoch_start)
-            status = Status.DONE
             try:
-                if self._init_failure is not None:
-                    raise _InitError
-                sample = dataset[key]
-                ended = time.monotonic()
-                if board.home_count.cells[board.home.cells[slot] & board.home_mask] == 1:
-                    self._put_batch_of_one(position, sample)
-                else:
-                    board.kind.cells[slot] = store.put_sample(position, sample)
-                del sample
+                why, position, sample = runner.run(
+                    self._dataset, claim.first, base_seed, epoch, epoch_start, visited, VISIT_S,
+                    keys, rows,
+                )  # fmt: skip
             except (Exception, SystemExit) as error:
-                ended = time.monotonic()
-                self._put_failure(position, key, error)
-                status = Status.FAILED
-            board.seconds.cells[slot] = ended - begun
-            done += 1
-            self._last = position
-            if flags is None:
-                self._finished.append((slot, status))
+                position, sample, why = board.current.cells[self._id], None, _RAISED
+                self._put_failure(position, self._key(position, keys), error)
+                self._publish(position, Status.FAILED)
+            done += runner.num_done
+            if runner.num_done:
+                self._last = position
+            if why == _EXHAUSTED:
                 break
-            flags.publish(slot, status)
+            if why == _UNWRITTEN:
+                self._put_and_publish(position, sample, keys, is_single)
+                del sample
+                if rows is None and not is_single:
+                    rows = self._store.native_rows(home)
+            ended = runner.ended
             if ended - visited > VISIT_S:
                 # Hand in and look around; what is left of the chunk is still ours,
                 # unless somebody takes it.
@@ -258,6 +275,57 @@ class Worker:
                 visited, done = ended, 0
                 self._hand_in()
         self._chunk_size.observe(done, time.monotonic() - visited)
+
+    def _run_sample(self, position: int, keys: list[Any] | None, is_single: bool) -> None:
+        """Run one sample in Python: the twin of the native loop."""
+        board, head = self._board, self._board.head
+        begun = time.monotonic()
+        board.current.cells[self._id] = position
+        board.started.cells[self._id] = begun
+        key = self._key(position, keys)
+        self._seeder.seed(
+            head[Head.BASE_SEED], head[Head.EPOCH], position - head[Head.EPOCH_START]
+        )
+        try:
+            sample = self._dataset[key]
+        except (Exception, SystemExit) as error:
+            self._put_failure(position, key, error)
+            self._publish(position, Status.FAILED)
+            return
+        finally:
+            board.seconds.cells[position & board.mask] = time.monotonic() - begun
+        self._put_and_publish(position, sample, keys, is_single)
+
+    def _key(self, position: int, keys: list[Any] | None) -> Any:
+        """The dataset's index at a position."""
+        slot = position & self._board.mask
+        return self._board.key.cells[slot] if keys is None else keys[self._board.row.cells[slot]]
+
+    def _put_and_publish(
+        self, position: int, sample: Any, keys: list[Any] | None, is_single: bool
+    ) -> None:
+        """Store a sample the general way; one that cannot be stored has failed."""
+        status = Status.DONE
+        try:
+            if is_single:
+                self._put_batch_of_one(position, sample)
+            else:
+                kind = self._store.put_sample(position, sample)
+                self._board.kind.cells[position & self._board.mask] = kind
+        except (Exception, SystemExit) as error:
+            self._put_failure(position, self._key(position, keys), error)
+            status = Status.FAILED
+        self._publish(position, status)
+
+    def _publish(self, position: int, status: Status) -> None:
+        """Let the others see a finished sample."""
+        slot = position & self._board.mask
+        self._last = position
+        if self._flags is None:
+            # Without native code only the lock orders memory between processes.
+            self._finished.append((slot, status))
+        else:
+            self._flags.publish(slot, status)
 
     def _hand_in(self) -> None:
         """Let batches be made of what is finished, in the middle of a chunk."""
@@ -363,6 +431,13 @@ class Worker:
 
 class _InitError(Exception):
     """Stands for the failure of ``worker_init_fn``."""
+
+
+class _Unusable:
+    """Stands for the dataset of a worker whose ``worker_init_fn`` failed."""
+
+    def __getitem__(self, key: Any) -> Any:
+        raise _InitError
 
 
 def _watch(pid: int | None, parent: Any) -> int | None:

@@ -28,7 +28,7 @@ class Size:
     total_s: float
 
 
-FULL = Size(scale=0.8, crop_side=96, num_cases=210, num_measured=24, total_s=90.0)
+FULL = Size(scale=0.8, crop_side=96, num_cases=210, num_measured=24, total_s=75.0)
 QUICK = Size(scale=0.6, crop_side=64, num_cases=48, num_measured=8, total_s=18.0)
 
 

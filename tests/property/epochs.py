@@ -1,0 +1,328 @@
+"""Epochs of a simulated loader: the training loop's side, and what must hold of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import default_collate
+
+from hatchway.loader.board import Block, BoardShape, Head, Outgoing, Running, Status, power_of_two
+from hatchway.loader.delivery import DeliveryRules
+from hatchway.loader.errors import SampleError, WorkerDiedError
+from hatchway.loader.inbox import Inbox
+from hatchway.loader.plan import Plan
+from hatchway.loader.rescue import Rescue
+from hatchway.loader.statistics import Meter
+from tests.property.simulation import Actor, Crew
+
+DEPTH = 2
+
+
+class BadSampleError(Exception):
+    """What a failing sample raises."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A loader and the number of its samples."""
+
+    order: str = "strict"  # "strict", "overtaking" (fixed content) or "ready"
+    num_samples: int = 9
+    batch_size: int = 3
+    drop_last: bool = False
+    num_workers: int = 2
+    window: int = 3
+    sample: str = "row"  # "row", "blob" or "mixed"
+    custom_collate: bool = False
+    odd_keys: bool = False
+    pure: bool = False
+    failing: frozenset[int] = frozenset()
+
+    @property
+    def is_free(self) -> bool:
+        return self.order == "ready"
+
+
+def read(batch: Any) -> list[int]:
+    """The numbers of a batch's samples; fails if some byte is not what was written."""
+    numbers = batch["numbers"]
+    assert bool((numbers == numbers[:, :1]).all()), "a sample's bytes were overwritten"
+    found = [int(number) for number in numbers[:, 0].tolist()]
+    assert batch["half"].tolist() == [number / 2 for number in found]
+    assert batch.get("name") in (None, [f"sample {number}" for number in found])
+    return found
+
+
+class Epochs:
+    """A loader as the training loop drives it, one decision at a time."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        free, size = setting.is_free, setting.batch_size
+        ring = power_of_two(setting.window * size)
+        rings = power_of_two(2 * (setting.window + 2) + ring // size * free)
+        shape = BoardShape(
+            positions=ring,
+            homes=rings,
+            outgoing=power_of_two(2 * DEPTH + 4) if free else rings,
+            members=size if free else 1,
+            workers=setting.num_workers,
+            blocks=256,
+            schema_bytes=2048,
+        )
+        rules = DeliveryRules(
+            fixed=not free,
+            in_order=setting.order == "strict",
+            batch_size=size,
+            drop_last=setting.drop_last,
+            depth=DEPTH,
+            rows_are_batch=not setting.custom_collate,
+        )
+        self.crew = Crew(
+            shape,
+            rules,
+            budget_bytes=1 << 20,
+            load=self._load,
+            collate=self._collate,
+            rows=True,
+            pure=setting.pure,
+        )
+        self.commons = self.crew.commons
+        self.board = self.commons.board
+        self.heap = self.crew.heap
+        self._visit = self.commons.locked(self.commons.training_process)
+        self._plan = Plan(
+            self.commons, window=setting.window, batch_size=size if free else None, single=False
+        )
+        self._inbox = Inbox(self.commons)
+        self.meter = Meter()
+        self.rescue = Rescue(self.commons, self.crew.pool, self.meter)  # type: ignore[arg-type]
+        self.board.head[Head.NUM_SEATS] = setting.num_workers
+        self.board.cut_s[0] = 0.25
+        self.epoch = -1
+        self.kept: list[tuple[list[int], Any]] = []
+        self.begin()
+        for worker_id in range(setting.num_workers):
+            self.crew.start(worker_id)
+
+    def begin(self) -> None:
+        """Plan the first window of an epoch."""
+        size, count = self.setting.batch_size, self.setting.num_samples
+        self.epoch += 1
+        self.batches: list[list[int]] = []
+        self.delivered: list[int] = []
+        self.failed: list[int] = []
+        self.finished = False
+        self.asking = False
+        homes = [list(range(at, min(at + size, count))) for at in range(0, count, size)]
+        if self.setting.drop_last and not self.setting.is_free:
+            homes = [home for home in homes if len(home) == size]
+        self.homes = homes
+        self._plan.begin(iter([[self._key(rank) for rank in home] for home in homes]))
+        planned = self._plan.draw(None)
+        with self._visit:
+            self._plan.publish(planned)
+            self.crew.pool.wake(self.crew.pool.size)
+
+    def ask(self) -> bool:
+        """One turn of the training loop; whether it got a batch (or an error, or the end)."""
+        plan, delivery, head = self._plan, self.commons.delivery, self.board.head
+        planned = plan.draw(None if self.asking else 1)
+        self.asking = True
+        self.commons.bell.silence()
+        with self._visit:
+            plan.publish(planned)
+            if self.setting.is_free:
+                delivery.compose()
+            taken = delivery.take()
+            if taken is not None:
+                plan.delivered(len(taken.positions))
+                if self.setting.is_free:
+                    delivery.compose()
+            elif delivery.finished():
+                self.finished = True
+                return True
+            head[Head.WAITING] = int(taken is None)
+            self.crew.pool.wake(plan.work_left())
+        if taken is None:
+            return bool(planned)
+        self.asking = False
+        ranks = (taken.positions - head[Head.EPOCH_START]).tolist()
+        self.delivered += ranks
+        try:
+            batch = self._inbox.open(taken)
+        except (BadSampleError, WorkerDiedError) as error:
+            self._note_failure(error, ranks)
+        else:
+            assert read(batch) == [self._number(rank) for rank in ranks]
+            self.batches.append(ranks)
+            self.kept.append((ranks, batch))
+        return True
+
+    def drop(self, at: int) -> None:
+        """The training loop drops a batch that it kept."""
+        del self.kept[at]
+
+    def replace_dead(self) -> None:
+        """What the training loop does when a worker's sentinel is readable."""
+        self.rescue.replace_dead()
+
+    def reset(self) -> None:
+        """Another epoch, whatever is left of this one (``persistent_workers``)."""
+        while True:
+            with self._visit:
+                self.commons.schedule.abandon()
+                busy = (self.board.running.array != Running.NOTHING) & (
+                    self.board.alive.array == 1
+                )
+                if not busy.any():
+                    self._plan.forget()
+                    break
+                self.board.head[Head.WAITING] = 2
+                self.crew.pool.wake(self.crew.pool.size)
+            self._idle_until(lambda: self.commons.bell.rung)
+            self.commons.bell.silence()
+            self.rescue.replace_dead()
+        self.begin()
+
+    def run_out(self, choose: Callable[[int], int] = lambda count: 0) -> None:
+        """Let everybody run until the epoch is over; fails where nothing moves any more."""
+        idle = 0
+        while not self.finished:
+            able = [i for i in self.crew.actors if self.crew.can_step(i)]
+            dead = any(not actor.alive for actor in self.crew.actors.values())
+            if able:
+                self.crew.step(able[choose(len(able))])
+            elif dead:
+                self.rescue.replace_dead()
+            elif not self.asking or self.commons.bell.rung:
+                self.ask()
+            else:
+                # The training loop's look around and the workers' naps.
+                idle += 1
+                assert idle < 20, f"nothing moves: {self.describe()}"
+                napping = self.crew.wait(0.3)
+                for worker_id in napping:
+                    self.crew.step(worker_id)
+                if not napping:
+                    assert not self.setting.pure or self.setting.is_free, (
+                        f"a wake-up was lost: {self.describe()}"
+                    )
+                    self.ask()
+                continue
+            idle = 0
+
+    def check_running(self) -> None:
+        """What holds whenever nobody holds the lock."""
+        board, head = self.board, self.board.head
+        if head[Head.HOLDER] or self.crew.gate.held:
+            return
+        assert not self.heap.faults, self.heap.faults
+        count = head[Head.NUM_BLOCKS]
+        states = board.block_state.array[:count]
+        resident = int(board.block_bytes.array[:count][states != Block.PUNCHED].sum())
+        assert head[Head.RESIDENT] == resident <= self.heap.budget_bytes
+        for block in self.commons.delivery.referenced_blocks():
+            assert states[block] == Block.USED, f"block {block} is referenced after it was freed"
+        assert head[Head.PUBLISHED] - head[Head.TAIL] <= board.mask + 1
+        assert head[Head.TAIL] <= head[Head.CURSOR] <= head[Head.PUBLISHED]
+        assert head[Head.HOMES] - head[Head.HOME_TAIL] <= board.home_mask + 1
+        planned = board.run(board.status, head[Head.TAIL], head[Head.CURSOR]) == Status.PLANNED
+        assert head[Head.NUM_RETRY] >= planned.sum()
+        if self.setting.is_free:
+            assert head[Head.OUT_HEAD] - head[Head.OUT_TAIL] <= DEPTH
+        for _, batch in self.kept:
+            read(batch)
+
+    def check_epoch(self) -> None:
+        """What holds when the epoch is over."""
+        setting, size = self.setting, self.setting.batch_size
+        assert self.finished
+        twice = [rank for rank, times in Counter(self.delivered).items() if times > 1]
+        assert not twice, f"delivered more than once: {twice}"
+        published = [rank for home in self.homes for rank in home]
+        missing = sorted(set(published) - set(self.delivered))
+        assert set(self.delivered) <= set(published)
+        if setting.is_free and setting.drop_last:
+            assert len(missing) < size
+        else:
+            assert not missing, f"never delivered: {missing}"
+        if setting.is_free:
+            whole = self.batches if setting.drop_last else self.batches[:-1]
+            assert all(len(batch) == size for batch in whole)
+            assert all(sorted(batch) == batch for batch in self.batches)
+        else:
+            assert all(batch in self.homes for batch in self.batches)
+        if setting.order == "strict":
+            assert self.delivered == published
+
+    def check_memory(self) -> None:
+        """What holds when all batches are dropped: nothing is in use."""
+        self.kept.clear()
+        count = self.board.head[Head.NUM_BLOCKS]
+        used = np.flatnonzero(self.board.block_state.array[:count] == Block.USED).tolist()
+        assert not used, f"blocks never freed: {used}"
+        assert not self.heap.faults, self.heap.faults
+
+    def describe(self) -> str:
+        """The board in a few words, for a failure's message."""
+        head, board = self.board.head, self.board
+        status = board.run(board.status, head[Head.TAIL], head[Head.PUBLISHED])
+        out = [Outgoing(value).name for value in board.out_status.array.tolist()]
+        actors = {i: actor.state for i, actor in self.crew.actors.items()}
+        return (
+            f"tail {head[Head.TAIL]} cursor {head[Head.CURSOR]} retry {head[Head.NUM_RETRY]} "
+            f"published {head[Head.PUBLISHED]} status {[Status(s).name for s in status.tolist()]} "
+            f"outgoing {out} workers {actors} waiting {head[Head.WAITING]}"
+        )
+
+    def close(self) -> None:
+        """End every thread."""
+        self.crew.close()
+
+    def _idle_until(self, done: Callable[[], bool]) -> None:
+        for _ in range(10_000):
+            if done() or not all(actor.alive for actor in self.crew.actors.values()):
+                return
+            able = [i for i in self.crew.actors if self.crew.can_step(i)]
+            if not able:
+                return  # the wait ends after a second in any case
+            self.crew.step(able[0])
+        raise AssertionError(f"the workers never rest: {self.describe()}")
+
+    def _note_failure(self, error: Exception, ranks: list[int]) -> None:
+        cause = error if isinstance(error, SampleError) else error.__cause__
+        assert isinstance(cause, SampleError)
+        if cause.position is not None:
+            assert cause.position in ranks
+            self.failed.append(cause.position)
+
+    def _number(self, rank: int) -> int:
+        return 1000 * self.epoch + rank
+
+    def _key(self, rank: int) -> Any:
+        number = self._number(rank)
+        return ("key", number) if self.setting.odd_keys else number
+
+    def _load(self, key: Any) -> Any:
+        number = key[1] if self.setting.odd_keys else key
+        if number % 1000 in self.setting.failing:
+            raise BadSampleError(number)
+        sample: dict[str, Any] = {"numbers": torch.full((5,), number), "half": number / 2}
+        if self.setting.sample == "blob":
+            sample["name"] = f"sample {number}"
+        elif self.setting.sample == "mixed" and number % 3 == 1:
+            return dict(reversed(sample.items()))  # not the structure of a row
+        return sample
+
+    def _collate(self, samples: list[Any]) -> Any:
+        return default_collate(samples)
+
+
+def actor_of(epochs: Epochs, worker_id: int) -> Actor:
+    return epochs.crew.actors[worker_id]
