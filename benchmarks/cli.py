@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.markdown:
         print(report.markdown(result))
     else:
-        report.show(result, Console(width=None if sys.stdout.isatty() else 160))
+        report.show(result, Console(width=None if sys.stdout.isatty() else 180))
     return 1 if report.errors(result) else 0
 
 
@@ -50,6 +50,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         seed=options.seed,
         demand=options.demand,
         length=options.length,
+        patience_s=options.patience,
     )
     return run_suite(chosen, say=lambda line: print(line, file=sys.stderr, flush=True))
 
@@ -78,6 +79,14 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive_ratio,
         default=1.0,
         help="the device's demand over the workers' capacity (default: 1)",
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="on a shared machine, wait that long at most before each run for idle cores, "
+        "and repeat runs that others disturbed (default: 0)",
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument(

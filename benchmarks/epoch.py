@@ -25,8 +25,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
-import resource
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -37,6 +35,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.contention import CpuClock
 from benchmarks.device import PacedDevice
 from benchmarks.errors import BenchmarkError
 
@@ -77,7 +76,7 @@ def run_epoch(
     seen: list[torch.Tensor] = []
     before = len(_children())
     num_processes = 0
-    cpu_before_s, machine_before_s = _cpu_s(), _machine_cpu_s()
+    before_cpu = CpuClock.read()
     with _deadline(deadline_s):
         start = time.perf_counter()
         for batch in loader:
@@ -88,8 +87,7 @@ def run_epoch(
         asked_out = time.perf_counter()
         end = device.finish()
     check_exactly_once(seen, num_samples)
-    cpu_s = _cpu_s() - cpu_before_s
-    foreign_s = _machine_cpu_s() - machine_before_s - cpu_s
+    own_s, foreign_share = CpuClock.read().since(before_cpu)
     epoch_s = end - start
     first_batch_s = device.arrivals[0] - start
     figures = Epoch(
@@ -102,8 +100,8 @@ def run_epoch(
         shutdown_s=asked_out - device.arrivals[-1],
         num_batches=len(seen),
         num_processes=num_processes,
-        cpu_s=cpu_s,
-        foreign_share=max(0.0, foreign_s / epoch_s / (os.cpu_count() or 1)),
+        cpu_s=own_s,
+        foreign_share=foreign_share,
     )
     return figures, loader
 
@@ -136,21 +134,6 @@ def _children() -> set[int]:
                     found.add(pid)
                     parents.append(Path(f"/proc/{pid}"))
     return found
-
-
-def _cpu_s() -> float:
-    return sum(
-        usage.ru_utime + usage.ru_stime
-        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    )
-
-
-def _machine_cpu_s() -> float:
-    """Processor time of the whole machine since boot: all but idle and waiting for I/O."""
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(
-        int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-    )
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager

@@ -34,16 +34,16 @@ class _Column:
 
 
 _COLUMNS = (
-    _Column("epoch over torch", "epoch_over_torch", 2, has_spread=True),
-    _Column("epoch over limit", "epoch_over_limit", 2, has_spread=True),
-    _Column("steady over limit", "steady_over_limit", 2, has_spread=True),
-    _Column("first batch, ms", "first_batch_s", 0, 1e3, has_spread=True),
-    _Column("device busy, %", "busy_share", 0, 100.0),
-    _Column("waits, ms", "wait_s", 0, 1e3),
-    _Column("longest, ms", "longest_wait_s", 0, 1e3),
-    _Column("CPU, s", "cpu_s", 1),
+    _Column("epoch\nover torch", "epoch_over_torch", 2, has_spread=True),
+    _Column("epoch\nover limit", "epoch_over_limit", 2, has_spread=True),
+    _Column("steady\nover limit", "steady_over_limit", 2, has_spread=True),
+    _Column("first batch,\nms", "first_batch_s", 0, 1e3, has_spread=True),
+    _Column("device\nbusy, %", "busy_share", 0, 100.0),
+    _Column("waits,\nms", "wait_s", 0, 1e3),
+    _Column("longest,\nms", "longest_wait_s", 0, 1e3),
+    _Column("CPU,\ns", "cpu_s", 1),
     _Column("processes", "num_processes", 0),
-    _Column("others' CPU, %", "foreign_share", 0, 100.0),
+    _Column("others'\nCPU, %", "foreign_share", 0, 100.0),
 )
 _HEADER = ["loader", *(column.title for column in _COLUMNS)]
 _TARGET_HEADER = ["workload", "figure of Hatchway's default", "target", "measured", "met"]
@@ -127,13 +127,28 @@ def _print_table(
     console: Console, title: str, header: Sequence[str], rows: Iterator[list[str]] | list[list[str]]
 ) -> None:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for i, column in enumerate(header):
-        table.add_column(Text(column), justify="left" if i == 0 else "right")
+    rows = list(rows)
+    num_columns = _num_fitting(header, rows, console.width)
+    for i, column in enumerate(header[:num_columns]):
+        table.add_column(Text(column), justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(cell, no_wrap=True) for cell in row))
+        table.add_row(*map(Text, row[:num_columns]))
     console.print(table)
 
 
+def _num_fitting(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> int:
+    """Count the columns from the left that fit: the important ones stand there."""
+    padding = 3
+    used = 1
+    for i, title in enumerate(header):
+        cells = [*title.split("\n"), *(row[i] for row in rows)]
+        used += max(map(len, cells)) + padding
+        if used > width:
+            return max(2, i)
+    return len(header)
+
+
 def _markdown_table(header: Sequence[str], rows: Iterator[list[str]] | list[list[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    titles = [title.replace("\n", " ") for title in header]
+    lines = [titles, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -13,8 +13,8 @@ from benchmarks.workloads.spec import IndexedDataset, Sample, Scale, Workload
 # Photographs that lie in scikit-image's wheel (nothing is downloaded).
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "retina", "hubble_deep_field")
 # Widths in pixels and how many files of 16 have them: small ones are common,
-# a few come straight from a camera.
-WIDTHS = {640: 7, 1024: 5, 1600: 2, 3200: 2}
+# one comes straight from a camera.
+WIDTHS = {640: 9, 1024: 4, 1600: 2, 4000: 1}
 QUALITY = 90
 CROP = 224
 SCALE = (0.08, 1.0)

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "chunk.hpp"
+#include "dlpack.hpp"
 #include "generators.hpp"
 #include "rows.hpp"
 #include "spans.hpp"
@@ -22,6 +23,10 @@
 namespace nb = nanobind;
 
 namespace {
+
+using Description = nb::typed<nb::tuple, nb::any, nb::ellipsis>;
+using ColumnBuffers = nb::typed<nb::dict, nb::str, nb::object>;
+using ChunkResult = nb::typed<nb::tuple, int, int, nb::any>;
 
 // Keeps a writable buffer exported for as long as the object lives.
 class WritableBuffer {
@@ -92,8 +97,16 @@ class Generators {
 // The rows of one block. The description is RowLayout.describe() in rows.py.
 class RowTarget {
   public:
-    RowTarget(nb::object memory, nb::tuple description)
-        : memory_(memory), description_(description), root_(parse(description)) {}
+    RowTarget(nb::object memory, Description description, nb::object exchange_api)
+        : memory_(memory), description_(description) {
+        if (!exchange_api.is_none()) {
+            const void *found = PyCapsule_GetPointer(exchange_api.ptr(), "dlpack_exchange_api");
+            if (found == nullptr) throw nb::python_error();
+            api_ = static_cast<const hatchway::dlpack::ExchangeApi *>(found);
+            if (api_->header.major != hatchway::dlpack::kMajor) api_ = nullptr;
+        }
+        root_ = parse(description);
+    }
     bool write(std::size_t row, nb::handle sample) {
         if (row >= num_rows_) throw nb::index_error("no such row");
         return hatchway::write_value(root_, row, sample.ptr());
@@ -132,6 +145,10 @@ class RowTarget {
         node.row_bytes = nb::cast<std::size_t>(parts[4]);
         node.shape = nb::cast<std::vector<Py_ssize_t>>(parts[5]);
         node.format = nb::cast<std::string>(parts[6]);
+        node.dtype = {nb::cast<std::uint8_t>(parts[7]),
+                      static_cast<std::uint8_t>(nb::cast<unsigned>(parts[8])), 1};
+        // Complex numbers may be conjugated lazily, which DLPack does not show.
+        if (kind == "tensor" && node.dtype.code != kComplexCode) node.api = api_;
         if (offset > memory_.nbytes() || count * node.row_bytes > memory_.nbytes() - offset)
             throw nb::value_error("rows lie outside of the memory");
         node.rows = static_cast<unsigned char *>(memory_.data()) + offset;
@@ -139,15 +156,18 @@ class RowTarget {
         return node;
     }
 
+    static constexpr std::uint8_t kComplexCode = 5;
+
     WritableBuffer memory_;
     nb::object description_;  // keeps the types and keys alive that nodes point to
+    const hatchway::dlpack::ExchangeApi *api_ = nullptr;
     std::size_t num_rows_ = 0;
     hatchway::Node root_;
 };
 
 class ChunkRunner {
   public:
-    ChunkRunner(nb::dict columns, std::size_t worker, std::uint8_t done_status,
+    ChunkRunner(ColumnBuffers columns, std::size_t worker, std::uint8_t done_status,
                 std::uint8_t row_kind, nb::object generators, nb::object python_random)
         : generators_(generators), python_random_(python_random) {
         const std::size_t positions = hold<std::uint8_t>(columns, "status", at_.status);
@@ -170,7 +190,7 @@ class ChunkRunner {
     ChunkRunner(const ChunkRunner &) = delete;
     ChunkRunner &operator=(const ChunkRunner &) = delete;
 
-    nb::tuple run(nb::handle dataset, std::int64_t first, std::uint64_t base_seed,
+    ChunkResult run(nb::handle dataset, std::int64_t first, std::uint64_t base_seed,
                   std::uint64_t epoch, std::int64_t epoch_start, double visited, double visit_s,
                   nb::object keys, nb::object rows) {
         hatchway::ChunkState state{first, base_seed, epoch, epoch_start, visited, visit_s};
@@ -184,7 +204,7 @@ class ChunkRunner {
         ended = state.ended;
         if (why == hatchway::Return::unwritten && sample == nullptr) throw nb::python_error();
         nb::object value = sample == nullptr ? nb::none() : nb::steal(sample);
-        return nb::make_tuple(static_cast<int>(why), state.position, value);
+        return ChunkResult(nb::make_tuple(static_cast<int>(why), state.position, value));
     }
 
     std::int64_t num_done = 0;
@@ -192,7 +212,7 @@ class ChunkRunner {
 
   private:
     template <class T>
-    std::size_t hold(nb::dict columns, const char *name, T *&target) {
+    std::size_t hold(const ColumnBuffers &columns, const char *name, T *&target) {
         buffers_.push_back(std::make_unique<WritableBuffer>(columns[name]));
         if (reinterpret_cast<std::uintptr_t>(buffers_.back()->data()) % alignof(T) != 0)
             throw nb::value_error("column is not aligned");
@@ -210,7 +230,7 @@ class ChunkRunner {
 
 NB_MODULE(_native, m) {
     m.doc() = "Kernels of hatchway.loader; each has a Python twin beside its caller.";
-    m.def("abi_version", [] { return 2; }, "Version of this module's interface.");
+    m.def("abi_version", [] { return 3; }, "Version of this module's interface.");
 
     nb::class_<Spans>(m, "Spans", "Unbegun parts [next, end) of the workers' chunks.")
         .def(nb::init<nb::object>(), nb::arg("buffer"))
@@ -242,12 +262,13 @@ NB_MODULE(_native, m) {
              nb::arg("position"));
 
     nb::class_<RowTarget>(m, "RowTarget", "Rows of a block that samples are written into.")
-        .def(nb::init<nb::object, nb::tuple>(), nb::arg("memory"), nb::arg("description"))
+        .def(nb::init<nb::object, Description, nb::object>(), nb::arg("memory"),
+             nb::arg("description"), nb::arg("exchange_api").none())
         .def("write", &RowTarget::write, nb::arg("row"), nb::arg("sample"),
              "Write a sample; False, with the row undefined, if it does not fit.");
 
     nb::class_<ChunkRunner>(m, "ChunkRunner", "The loop of a worker over the samples of a chunk.")
-        .def(nb::init<nb::dict, std::size_t, std::uint8_t, std::uint8_t, nb::object, nb::object>(),
+        .def(nb::init<ColumnBuffers, std::size_t, std::uint8_t, std::uint8_t, nb::object, nb::object>(),
              nb::arg("columns"), nb::arg("worker"), nb::arg("done_status"), nb::arg("row_kind"),
              nb::arg("generators").none(), nb::arg("python_random"))
         .def("run", &ChunkRunner::run, nb::arg("dataset"), nb::arg("first"), nb::arg("base_seed"),

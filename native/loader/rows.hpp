@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "dlpack.hpp"
+
 namespace hatchway {
 
 enum class NodeKind { tensor, array, integer, real, sequence, mapping };
@@ -21,7 +23,9 @@ struct Node {
     unsigned char *rows = nullptr;  // of a leaf
     std::size_t row_bytes = 0;
     std::vector<Py_ssize_t> shape;
-    std::string format;
+    std::string format;                            // of the buffer protocol
+    dlpack::DataType dtype{};                      // of a tensor
+    const dlpack::ExchangeApi *api = nullptr;      // of a tensor, where torch has it
 };
 
 class BufferView {
@@ -49,6 +53,36 @@ class BufferView {
     bool valid_;
 };
 
+inline bool is_false(PyObject *value) {
+    const bool answer = value == Py_False;
+    Py_XDECREF(value);
+    return answer;
+}
+
+// Copies a dense CPU tensor that needs no gradient; false for any other.
+inline bool copy_tensor(const Node &leaf, std::size_t row, PyObject *value) {
+    static PyObject *const requires_grad = PyUnicode_InternFromString("requires_grad");
+    static PyObject *const is_neg = PyUnicode_InternFromString("is_neg");
+    dlpack::Tensor tensor{};
+    if (!is_false(PyObject_GetAttr(value, requires_grad)) ||
+        !is_false(PyObject_CallMethodNoArgs(value, is_neg)) ||
+        leaf.api->tensor_from_py_object_no_sync(value, &tensor) != 0 ||
+        tensor.device.type != dlpack::kCpu || tensor.dtype.code != leaf.dtype.code ||
+        tensor.dtype.bits != leaf.dtype.bits || tensor.dtype.lanes != 1 ||
+        tensor.ndim != static_cast<int>(leaf.shape.size()))
+        return false;
+    std::int64_t stride = 1;
+    for (std::size_t i = leaf.shape.size(); i-- > 0;) {
+        if (tensor.shape[i] != leaf.shape[i]) return false;
+        if (tensor.strides != nullptr && tensor.shape[i] != 1 && tensor.strides[i] != stride)
+            return false;
+        stride *= tensor.shape[i];
+    }
+    std::memcpy(leaf.rows + row * leaf.row_bytes,
+                static_cast<unsigned char *>(tensor.data) + tensor.byte_offset, leaf.row_bytes);
+    return true;
+}
+
 template <class T>
 void write_number(const Node &leaf, std::size_t row, T value) {
     std::memcpy(leaf.rows + row * leaf.row_bytes, &value, sizeof value);
@@ -59,6 +93,11 @@ inline bool write_value(const Node &node, std::size_t row, PyObject *value) {
     if (Py_TYPE(value) != node.type) return false;
     switch (node.kind) {
     case NodeKind::tensor: {
+        if (node.api != nullptr) {
+            const bool done = copy_tensor(node, row, value);
+            if (!done && PyErr_Occurred()) PyErr_Clear();
+            return done;
+        }
         static PyObject *const name = PyUnicode_InternFromString("numpy");
         // Raises for a tensor that requires grad, is not on the CPU, is sparse, ...
         PyObject *array = PyObject_CallMethodNoArgs(value, name);

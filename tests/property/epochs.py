@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from hatchway.loader.board import Block, BoardShape, Head, Outgoing, Running, Status, power_of_two
+from hatchway.loader.board import Block, BoardShape, Head, Running, Status, power_of_two
 from hatchway.loader.delivery import DeliveryRules
 from hatchway.loader.errors import SampleError, WorkerDiedError
 from hatchway.loader.inbox import Inbox
@@ -273,12 +273,11 @@ class Epochs:
         """The board in a few words, for a failure's message."""
         head, board = self.board.head, self.board
         status = board.run(board.status, head[Head.TAIL], head[Head.PUBLISHED])
-        out = [Outgoing(value).name for value in board.out_status.array.tolist()]
         actors = {i: actor.state for i, actor in self.crew.actors.items()}
         return (
             f"tail {head[Head.TAIL]} cursor {head[Head.CURSOR]} retry {head[Head.NUM_RETRY]} "
-            f"published {head[Head.PUBLISHED]} status {[Status(s).name for s in status.tolist()]} "
-            f"outgoing {out} workers {actors} waiting {head[Head.WAITING]}"
+            f"published {head[Head.PUBLISHED]} status {status.tolist()} "
+            f"outgoing {board.out_status.array.tolist()} workers {actors} waiting {head[Head.WAITING]}"
         )
 
     def close(self) -> None:

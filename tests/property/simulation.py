@@ -46,7 +46,7 @@ class Actor:
         self.state = "born"
         self.ring = False
         self.error: BaseException | None = None
-        self.lines_run = 0
+        self.places: list[str] = []
         self.died_at = ""
         self._lines_left = -1
         self._traced = False
@@ -76,8 +76,8 @@ class Actor:
         self._lines_left = lines
         self._traced = True
 
-    def count_lines(self) -> None:
-        """Count the loader's lines that it runs, in ``lines_run``."""
+    def note_lines(self) -> None:
+        """Note the loader's lines that it runs, in ``places``."""
         self._traced = True
 
     def pause(self, state: str) -> None:
@@ -116,13 +116,15 @@ class Actor:
             frame = frame.f_back
 
     def _trace(self, frame: FrameType, event: str, _: object) -> Any:
-        if not frame.f_code.co_filename.startswith(SOURCES):
+        code = frame.f_code
+        # What the garbage collector calls does not run on the way of a sample.
+        if not code.co_filename.startswith(SOURCES) or code.co_name in ("_release", "<lambda>"):
             return None
         if event == "line":
-            self.lines_run += 1
+            place = f"{os.path.basename(code.co_filename)}:{frame.f_lineno} in {code.co_name}"
+            self.places.append(place)
             if self._lines_left == 0:
-                name = os.path.basename(frame.f_code.co_filename)
-                self.died_at = f"{name}:{frame.f_lineno} in {frame.f_code.co_name}"
+                self.died_at = place
                 raise Death
             self._lines_left -= 1
         return self._trace
@@ -162,9 +164,9 @@ class WatchedHeap(Heap):
         super().retire(block)
 
     def _expect_used(self, block: int) -> None:
-        state = Block(self._board.block_state.cells[block])
+        state = self._board.block_state.cells[block]
         if state not in (Block.USED, Block.RETIRED):
-            self.faults.append(f"block {block} was freed although it was {state.name}")
+            self.faults.append(f"block {block} was freed although its state was {state}")
 
 
 class Gate:

@@ -1,5 +1,6 @@
 """Kernels of hatchway.loader; each has a Python twin beside its caller."""
 
+from typing import Any
 
 
 def abi_version() -> int:
@@ -15,7 +16,7 @@ class Spans:
     def take(self, i: int) -> int:
         """The next offset of span i, or -1."""
 
-    def steal(self, i: int) -> "std::pair<unsigned int, unsigned int>":
+    def steal(self, i: int) -> tuple[int, int]:
         """Empty span i; return what was left."""
 
 class Flags:
@@ -31,3 +32,29 @@ class Generators:
     def __init__(self, *, random_words: int, random_index: int, numpy_words: int, numpy_index: int, numpy_has_gauss: int, torch_words: int, torch_seed: int, torch_left: int, torch_next: int, torch_float_flag: int, torch_double_flag: int) -> None: ...
 
     def seed(self, base_seed: int, epoch: int, position: int) -> None: ...
+
+class RowTarget:
+    """Rows of a block that samples are written into."""
+
+    def __init__(self, memory: object, description: tuple[Any, ...], exchange_api: object | None) -> None: ...
+
+    def write(self, row: int, sample: object) -> bool:
+        """Write a sample; False, with the row undefined, if it does not fit."""
+
+class ChunkRunner:
+    """The loop of a worker over the samples of a chunk."""
+
+    def __init__(self, columns: dict[str, object], worker: int, done_status: int, row_kind: int, generators: object | None, python_random: object) -> None: ...
+
+    def run(self, dataset: object, first: int, base_seed: int, epoch: int, epoch_start: int, visited: float, visit_s: float, keys: object | None, rows: object | None) -> tuple[int, int, Any]:
+        """
+        Run samples until the chunk is exhausted (0), one is not written (1), or it is time to visit the board (2); returns (why, position, sample or None).
+        """
+
+    @property
+    def num_done(self) -> int:
+        """Samples run by the last call."""
+
+    @property
+    def ended(self) -> float:
+        """When the last of them ended, monotonic seconds."""

@@ -5,6 +5,9 @@ in the live loader and in a ``bytearray`` in tests. Whoever changes it holds the
 loader's lock, with two exceptions: a worker publishes the status of the sample
 that it finished, and whoever drops the last view of a block marks it free.
 
+The states below are plain integers: a comparison of an array with a member of an
+``IntEnum`` costs six times as much.
+
 Positions, home batches and outgoing batches live in rings: entry ``n`` has slot
 ``n & mask``. A *home batch* is what the batch sampler yielded; an *outgoing
 batch* is what the training loop gets. They are the same unless ``order="ready"``
@@ -14,8 +17,7 @@ forms batches from whatever is finished.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,88 +25,89 @@ from numpy.typing import NDArray
 Buffer = Any  # anything that exports a writable buffer
 
 
-class Status(IntEnum):
+class Status:
     """Where a position stands; it only ever grows, but for a sample run again."""
 
-    EMPTY = 0
-    PLANNED = 1
-    CLAIMED = 2
-    DONE = 3
-    FAILED = 4
-    TAKEN = 5
-    CONSUMED = 6
+    EMPTY: Final = 0
+    PLANNED: Final = 1
+    CLAIMED: Final = 2
+    DONE: Final = 3
+    FAILED: Final = 4
+    TAKEN: Final = 5
+    CONSUMED: Final = 6
 
 
-class Kind(IntEnum):
+class Kind:
     """Where the bytes of a sample or batch lie."""
 
-    NONE = 0
-    ROW = 1  # a row of the home batch's block; for a batch: the rows are the batch
-    BLOB = 2  # pickled, in a block of its own
-    COLLATED = 3  # a batch of one, collated by the worker that made its sample
-    ERROR = 4  # a pickled failure, in a block of its own
+    NONE: Final = 0
+    ROW: Final = 1  # a row of the home batch's block; for a batch: the rows are the batch
+    BLOB: Final = 2  # pickled, in a block of its own
+    COLLATED: Final = 3  # a batch of one, collated by the worker that made its sample
+    ERROR: Final = 4  # a pickled failure, in a block of its own
 
 
-class Outgoing(IntEnum):
+class Outgoing:
     """Where an outgoing batch stands."""
 
-    EMPTY = 0
-    COMPOSED = 1
-    COLLATING = 2
-    READY = 3
-    TAKEN = 4
+    EMPTY: Final = 0
+    COMPOSED: Final = 1
+    COLLATING: Final = 2
+    READY: Final = 3
+    TAKEN: Final = 4
 
 
-class Block(IntEnum):
+class Block:
     """The state of a block of the heap."""
 
-    FREE = 1
-    USED = 2
-    PUNCHED = 3  # its address range can be used again, its memory was given back
-    RETIRED = 4  # consumed, but a worker's code still looks at it
+    FREE: Final = 1
+    USED: Final = 2
+    PUNCHED: Final = 3  # its address range can be used again, its memory was given back
+    RETIRED: Final = 4  # consumed, but a worker's code still looks at it
 
 
-class Running(IntEnum):
+class Running:
     """What a worker is doing."""
 
-    NOTHING = 0
-    SAMPLE = 1
-    COLLATE = 2
-    WAITING_FOR_MEMORY = 3
+    NOTHING: Final = 0
+    SAMPLE: Final = 1
+    COLLATE: Final = 2
+    WAITING_FOR_MEMORY: Final = 3
+    NAMES: Final = ("idle", "at a sample", "collating", "waiting for memory")
 
 
-class Head(IntEnum):
+class Head:
     """Scalars of the board."""
 
-    HOLDER = 0  # worker + 1 that holds the lock; left behind by a holder that died
-    STOP = 1
-    WAITING = 2  # the training loop sleeps until a batch is ready
-    EPOCH = 3
-    BASE_SEED = 4
-    EPOCH_START = 5  # position numbers go on across epochs; this one has rank 0
-    PUBLISHED = 6
-    CURSOR = 7  # positions before it were claimed at least once
-    TAIL = 8  # positions before it are consumed
-    NUM_RETRY = 9  # an upper bound of planned positions before the cursor
-    HOMES = 10
-    HOME_TAIL = 11
-    EXHAUSTED = 12  # the sampler has no more for this epoch
-    OUT_TAIL = 13  # outgoing batches before it are delivered
-    OUT_HEAD = 14  # outgoing batches from it on do not exist yet
-    ROWS = 15  # 0: layout of rows unknown, 1: agreed, 2: given up
-    ROW_MISSES = 16
-    ROW_BYTES = 17
-    NUM_BLOCKS = 18
-    BUMP = 19  # heap offset after the last block
-    RESIDENT = 20  # bytes of all blocks whose memory is not given back
-    PEAK = 21
-    SAMPLE_BYTES = 22  # the largest sample seen
-    SCHEMA_BYTES = 23
-    HELD = 24  # bytes of batches that the training loop keeps
-    NUM_SAMPLES = 25
-    NUM_RESTARTS = 26
-    NUM_SEATS = 27  # workers that may be in the fast lane at once
-    NUM_PROCESSES = 28
+    HOLDER: Final = 0  # worker + 1 that holds the lock; left behind by a holder that died
+    STOP: Final = 1
+    WAITING: Final = 2  # the training loop sleeps until a batch is ready
+    EPOCH: Final = 3
+    BASE_SEED: Final = 4
+    EPOCH_START: Final = 5  # position numbers go on across epochs; this one has rank 0
+    PUBLISHED: Final = 6
+    CURSOR: Final = 7  # positions before it were claimed at least once
+    TAIL: Final = 8  # positions before it are consumed
+    NUM_RETRY: Final = 9  # an upper bound of planned positions before the cursor
+    HOMES: Final = 10
+    HOME_TAIL: Final = 11
+    EXHAUSTED: Final = 12  # the sampler has no more for this epoch
+    OUT_TAIL: Final = 13  # outgoing batches before it are delivered
+    OUT_HEAD: Final = 14  # outgoing batches from it on do not exist yet
+    ROWS: Final = 15  # 0: layout of rows unknown, 1: agreed, 2: given up
+    ROW_MISSES: Final = 16
+    ROW_BYTES: Final = 17
+    NUM_BLOCKS: Final = 18
+    BUMP: Final = 19  # heap offset after the last block
+    RESIDENT: Final = 20  # bytes of all blocks whose memory is not given back
+    PEAK: Final = 21
+    SAMPLE_BYTES: Final = 22  # the largest sample seen
+    SCHEMA_BYTES: Final = 23
+    HELD: Final = 24  # bytes of batches that the training loop keeps
+    NUM_SAMPLES: Final = 25
+    NUM_RESTARTS: Final = 26
+    NUM_SEATS: Final = 27  # workers that may be in the fast lane at once
+    NUM_PROCESSES: Final = 28
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ class Column:
 
     def __init__(self, array: NDArray[Any]) -> None:
         self.array = array
-        self.cells: Any = memoryview(array) if array.ndim == 1 else None
+        self.cells: Any = array.data
 
 
 _TABLES: dict[str, tuple[str, dict[str, str]]] = {
@@ -254,7 +257,7 @@ class Board:
             array = np.frombuffer(buffer, dtype, count, offset)
             offset += _padded(array.nbytes)
             if name in ("head", "cut_s", "schema"):
-                setattr(self, name, memoryview(array))
+                setattr(self, name, array.data)
             elif name == "members":
                 self.members = array.reshape(shape.outgoing, shape.members)
             else:
@@ -288,7 +291,8 @@ class Board:
 
     def run_at(self, column: Column, positions: NDArray[np.int64]) -> NDArray[Any]:
         """The cells of the given positions, as a copy."""
-        return column.array[positions & self.mask]
+        cells: NDArray[Any] = column.array[positions & self.mask]
+        return cells
 
     def assign(self, column: Column, begin: int, end: int, value: Any) -> None:
         """Set the cells of positions [begin, end)."""

@@ -84,15 +84,16 @@ class Commons:
 
     def lease(self, block: int, nbytes: int, on_release: Any) -> memoryview:
         """Like :meth:`view`; ``on_release`` runs when nothing looks at it any more."""
-        return lease(
-            self._mapping.memory, self.board.block_offset.cells[block], nbytes, on_release
-        )
+        return lease(self._mapping.memory, self.board.block_offset.cells[block], nbytes, on_release)
 
     def close(self) -> None:
         """Close every descriptor; memory stays while views of it live."""
         _, board_mapping, mapping, lock, bell, worker_bells = self._parts
-        for part in (board_mapping, mapping, lock, bell, *worker_bells):
+        for part in (board_mapping, mapping):
             part.close()
+        lock.close()
+        for each in (bell, *worker_bells):
+            each.close()
 
 
 def _reopen(*parts: Any) -> Commons:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
-
 import numpy as np
+from numpy.typing import NDArray
 
 CHUNK_S = 0.001
 LONGEST_CHUNK = 256
@@ -43,24 +41,27 @@ class SampleTimes:
     def __init__(self, cut: float, *, is_quantile: bool, window: int = 1024) -> None:
         self._cut = cut
         self._is_quantile = is_quantile
-        self._recent: deque[float] = deque(maxlen=window)
-        self._fresh = 0
+        self._ring = np.zeros(window, np.float32)
+        self._num_seen = 0
+        self._next_look = _ENOUGH
         self._cut_s = FIRST_CUT_S if is_quantile else cut
 
-    def observe(self, seconds: Iterable[float]) -> None:
+    def observe(self, seconds: NDArray[np.float32]) -> None:
         """Add the times of finished samples."""
-        before = len(self._recent)
-        times = list(seconds)
-        self._recent.extend(times)
-        self._fresh += len(times)
-        if self._is_quantile and len(self._recent) >= _ENOUGH:
-            # A quantile of a thousand costs 20 us: not for each small batch.
-            if self._fresh >= 64 or before < _ENOUGH:
-                self._fresh = 0
-                at_cut, median = self.quantiles(self._cut, 0.5)
-                # In an even workload a quarter of the samples lies above the 75th
-                # percentile by microseconds: twice the median is slow for sure.
-                self._cut_s = max(at_cut, 2 * median)
+        window = len(self._ring)
+        seconds = seconds[-window:]
+        at = self._num_seen % window
+        first = min(len(seconds), window - at)
+        self._ring[at : at + first] = seconds[:first]
+        self._ring[: len(seconds) - first] = seconds[first:]
+        self._num_seen += len(seconds)
+        if self._is_quantile and self._num_seen >= self._next_look:
+            # A quantile of a thousand takes tens of microseconds: now and then is enough.
+            self._next_look = self._num_seen + min(self._num_seen, window // 2)
+            at_cut, median = self.quantiles(self._cut, 0.5)
+            # In an even workload a quarter of the samples lies above the 75th
+            # percentile by microseconds: twice the median is slow for sure.
+            self._cut_s = max(at_cut, 2 * median)
 
     def cut_s(self) -> float:
         """Seconds after which a running sample is slow."""
@@ -68,6 +69,7 @@ class SampleTimes:
 
     def quantiles(self, *probabilities: float) -> tuple[float, ...]:
         """Quantiles of the recent times, in seconds; zeros before the first sample."""
-        if not self._recent:
+        if not self._num_seen:
             return (0.0,) * len(probabilities)
-        return tuple(np.quantile(np.fromiter(self._recent, float), probabilities).tolist())
+        recent = self._ring[: self._num_seen]
+        return tuple(np.quantile(recent, probabilities).tolist())

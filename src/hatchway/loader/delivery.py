@@ -24,8 +24,8 @@ class DeliveryRules:
     """What batches are made of.
 
     Attributes:
-        fixed: Outgoing batches are the home batches.
-        in_order: Outgoing batches leave in their order.
+        fixed: int batches are the home batches.
+        in_order: int batches leave in their order.
         batch_size: Samples in a batch that is made freely.
         drop_last: Whether a smaller last batch is dropped.
         depth: How many batches may be made ahead, if made freely.
@@ -45,7 +45,7 @@ class DeliveryRules:
 class Delivered:
     """A batch that the training loop took."""
 
-    kind: Kind
+    kind: int
     block: int
     nbytes: int
     positions: NDArray[np.int64]
@@ -89,11 +89,10 @@ class Delivery:
         if board.out_fixed.cells[slot]:
             first = board.out_first.cells[slot]
             return np.arange(first, first + count, dtype=np.int64)
-        return board.members[slot, :count].copy()
+        positions: NDArray[np.int64] = board.members[slot, :count].copy()
+        return positions
 
-    def collated(
-        self, slot: int, kind: Kind, block: int, nbytes: int
-    ) -> None:
+    def collated(self, slot: int, kind: int, block: int, nbytes: int) -> None:
         """An outgoing batch is ready in ``block``; its samples are no longer needed.
 
         Args:
@@ -121,10 +120,10 @@ class Delivery:
         if slot < 0:
             return None
         positions = self.members(slot)
-        kind = Kind(board.out_kind.cells[slot])
+        kind = board.out_kind.cells[slot]
         block, nbytes = board.out_block.cells[slot], board.out_nbytes.cells[slot]
         first = int(positions[0]) & board.mask
-        if kind is Kind.ROW and board.out_fixed.cells[slot]:
+        if kind == Kind.ROW and board.out_fixed.cells[slot]:
             home = board.home.cells[first] & board.home_mask
             if board.home_block.cells[home] == block:
                 board.home_block.cells[home] = -1
@@ -133,7 +132,8 @@ class Delivery:
                 if board.block.cells[position & board.mask] == block:
                     board.block.cells[position & board.mask] = -1
         board.out_status.cells[slot] = Outgoing.TAKEN
-        self.consume(positions)
+        # A collated batch is consumed already; its slots may hold other positions.
+        self.consume(positions[positions >= head[Head.TAIL]])
         tail = head[Head.OUT_TAIL]
         while tail < self._out_end() and (
             board.out_status.cells[tail & board.out_mask] == Outgoing.TAKEN
@@ -151,17 +151,30 @@ class Delivery:
 
     def consume(self, positions: NDArray[np.int64]) -> None:
         """Forget samples that have been delivered, and free what held them."""
-        board, head = self._board, self._board.head
+        board = self._board
         slots = positions & board.mask
         blocks = board.block.array[slots]
-        for block in blocks[blocks >= 0].tolist():
-            self._heap.retire(block)
-        board.block.array[slots] = -1
+        if blocks.max(initial=-1) >= 0:
+            held = blocks[blocks >= 0].tolist()
+            for block in held:
+                self._heap.retire(block)
+            board.block.array[slots] = -1
+            for block in held:
+                self._heap.free_retired(block)
         board.status.array[slots] = Status.CONSUMED
-        for home in np.unique(board.home.array[slots]).tolist():
-            self.free_home(home)
+        homes = board.home.array[slots]
+        if len(homes) and homes[0] == homes[-1] and (homes == homes[0]).all():
+            self.free_home(int(homes[0]))
+        else:
+            for home in np.unique(homes).tolist():
+                self.free_home(home)
+        self._advance()
+
+    def _advance(self) -> None:
+        """Move the tails over what is consumed."""
+        board, head = self._board, self._board.head
         tail, end = head[Head.TAIL], head[Head.PUBLISHED]
-        if tail < end:
+        if tail < end and board.status.cells[tail & board.mask] == Status.CONSUMED:
             pending = np.flatnonzero(board.run(board.status, tail, end) != Status.CONSUMED)
             head[Head.TAIL] = tail + int(pending[0]) if len(pending) else end
         home_tail = head[Head.HOME_TAIL]
@@ -180,11 +193,12 @@ class Delivery:
         if not np.all(board.run(board.status, first, first + count) == Status.CONSUMED):
             return
         block, keys = board.home_block.cells[slot], board.home_keys.cells[slot]
+        held = [one for one in (block, keys) if one >= 0]
+        for one in held:
+            self._heap.retire(one)
         board.home_block.cells[slot] = board.home_keys.cells[slot] = -1
-        if block >= 0:
-            self._heap.retire(block)
-        if keys >= 0:
-            self._heap.release(keys)
+        for one in held:
+            self._heap.free_retired(one)
 
     def repair(self) -> None:
         """Undo a batch that its maker, dying, had begun to write down."""
@@ -196,6 +210,8 @@ class Delivery:
             if board.out_status.cells[number & board.out_mask] not in live:
                 continue
             for position in self.members(number & board.out_mask).tolist():
+                if position < begin:
+                    continue  # collated, and so consumed
                 slot = position & board.mask
                 spoken_for.add(position)
                 if board.status.cells[slot] < Status.TAKEN:
@@ -208,6 +224,9 @@ class Delivery:
                 failed = board.kind.cells[slot] == Kind.ERROR
                 board.status.cells[slot] = Status.FAILED if failed else Status.DONE
                 board.home_emitted.cells[board.home.cells[slot] & board.home_mask] = 0
+        for home in range(head[Head.HOME_TAIL], head[Head.HOMES]):
+            self.free_home(home)
+        self._advance()
 
     def referenced_blocks(self) -> set[int]:
         """Every block that the board refers to."""
@@ -246,7 +265,9 @@ class Delivery:
         board, head, rules = self._board, self._board.head, self._rules
         while head[Head.OUT_HEAD] - head[Head.OUT_TAIL] < rules.depth:
             begin, end = head[Head.TAIL], head[Head.PUBLISHED]
-            status = board.run(board.status, begin, end)
+            # A copy: workers publish without the lock, and a sample that was pending at the
+            # first look and finished at the second would be missing from both.
+            status = board.run(board.status, begin, end).copy()
             over = np.flatnonzero((status == Status.DONE) | (status == Status.FAILED))
             count = len(over)
             if not count:
@@ -316,7 +337,7 @@ class Delivery:
         head = self._board.head
         return int(head[Head.HOMES] if self._rules.fixed else head[Head.OUT_HEAD])
 
-    def _first(self, status: Outgoing) -> int:
+    def _first(self, status: int) -> int:
         board = self._board
         found = bytes(board.out_status.cells).find(bytes((status,)))
         if found < 0:
@@ -326,11 +347,21 @@ class Delivery:
                 return int(number & board.out_mask)
         return -1
 
+    def _is_smaller(self, out: int) -> bool:
+        """Whether a batch that was made freely holds fewer samples than the others."""
+        board = self._board
+        is_short = board.out_count.cells[out] < self._rules.batch_size
+        return not self._rules.fixed and is_short and board.out_kind.cells[out] != Kind.ERROR
+
     def _next_ready(self) -> int:
-        if not self._rules.in_order:
-            return self._first(Outgoing.READY)
         tail = self._board.head[Head.OUT_TAIL]
         slot = tail & self._board.out_mask
+        if not self._rules.in_order:
+            first = self._first(Outgoing.READY)
+            # The smaller last batch of an epoch leaves last, however soon it is collated.
+            if first >= 0 and first != slot and self._is_smaller(first):
+                return -1
+            return first
         if tail < self._out_end() and self._board.out_status.cells[slot] == Outgoing.READY:
             return int(slot)
         return -1

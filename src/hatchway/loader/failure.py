@@ -56,7 +56,12 @@ class Failure:
         if isinstance(original, StopIteration):
             # It would end the training loop in silence (as in PEP 479).
             raise RuntimeError(f"{where} raised StopIteration") from cause
-        raise original from cause
+        try:
+            raise original from cause
+        finally:
+            # The traceback refers to this frame: without this the two keep each other,
+            # and the iterator with its workers, until the garbage collector runs.
+            del original, cause
 
     def _original(self) -> BaseException | None:
         if self.pickled is None:
@@ -99,8 +104,7 @@ def death_of(
         index=_portable(index),
         worker_id=worker_id,
         type_name=WorkerDiedError.__name__,
-        text=f"the worker process {describe_exit(exit_code)}, twice; "
-        + _advice(exit_code),
+        text=f"the worker process {describe_exit(exit_code)}, twice; " + _advice(exit_code),
         pickled=None,
         exit_code=exit_code,
     )

@@ -101,9 +101,16 @@ class Heap:
         self._board.block_state.cells[block] = Block.FREE
 
     def retire(self, block: int) -> None:
-        """The board needs the block no longer: free it once it is not on loan."""
-        on_loan = self._board.block_owner.cells[block] != 0
-        self._board.block_state.cells[block] = Block.RETIRED if on_loan else Block.FREE
+        """The board is about to forget the block; :meth:`free_retired` must follow.
+
+        Between the two, :meth:`repair` can tell by the board whether it did.
+        """
+        self._board.block_state.cells[block] = Block.RETIRED
+
+    def free_retired(self, block: int) -> None:
+        """The board has forgotten the block: free it, or once it is not on loan."""
+        if self._board.block_owner.cells[block] == 0:
+            self.release(block)
 
     def lend(self, block: int, borrower: int) -> None:
         """``borrower`` still looks at a block that the board may retire."""
@@ -132,6 +139,11 @@ class Heap:
                 owners[block] = 0
                 if block not in referenced:
                     states[block] = Block.FREE
+        for block in np.flatnonzero(states == Block.RETIRED).tolist():
+            if block in referenced:
+                states[block] = Block.USED
+            elif owners[block] == 0:
+                states[block] = Block.FREE
         sizes = board.block_bytes.array[:count]
         board.head[Head.RESIDENT] = int(sizes[states != Block.PUNCHED].sum())
         if count:

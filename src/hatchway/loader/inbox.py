@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from hatchway.loader import payload
-from hatchway.loader.board import Head, Kind
+from hatchway.loader.board import Kind
 from hatchway.loader.commons import Commons
 from hatchway.loader.delivery import Delivered
 from hatchway.loader.failure import Failure
@@ -38,12 +38,12 @@ class Inbox:
         """
         commons, block = self._commons, delivered.block
         count = len(delivered.positions)
-        if delivered.kind is Kind.ERROR:
+        if delivered.kind == Kind.ERROR:
             # The failure holds no view of the block.
             failure: Failure = payload.load(commons.view(block, delivered.nbytes))
             commons.heap.release(block)
             failure.reraise()
-        is_rows = delivered.kind is Kind.ROW
+        is_rows = delivered.kind == Kind.ROW
         if is_rows and self._layout is None:
             self._layout = read_layout(commons)
         nbytes = delivered.nbytes

@@ -76,7 +76,7 @@ class ParallelIterator(_BaseDataLoaderIter):
             worker_init_fn=loader.worker_init_fn,
             worker_id=-1,
             num_workers=loader.num_workers,
-            base_seed=self._base_seed,
+            base_seed=int(self._base_seed),
             auto_collation=self._auto_collation,
             rows=self._auto_collation,
             per_position_seeds=options.seeding == "position",
@@ -165,14 +165,17 @@ class ParallelIterator(_BaseDataLoaderIter):
                 self._shutdown_workers()
             raise StopIteration
         positions = delivered.positions
-        slots = positions & self._board.mask
-        self._times.observe(self._board.seconds.array[slots].tolist())
+        self._times.observe(self._board.run_at(self._board.seconds, positions))
         self._board.cut_s[0] = self._times.cut_s()
-        if self._free:
+        if self._order == "ready":
             ranks = positions - self._board.head[Head.EPOCH_START]
             meter.displaced(ranks, self._num_delivered)
         self._num_delivered += len(positions)
-        batch = self._inbox.open(delivered)
+        try:
+            batch = self._inbox.open(delivered)
+        except BaseException:
+            meter.answered(asked, 0)
+            raise
         meter.num_copied_batches = self._inbox.num_copied
         meter.answered(asked, len(positions))
         if self._pin_memory:
@@ -210,7 +213,7 @@ class ParallelIterator(_BaseDataLoaderIter):
         """Wait for a batch, for a worker's death, or for samples to become slow."""
         bell = self._commons.bell
         look_s = None
-        if self._free or native.MODULE is not None:
+        if self._order == "ready" or native.MODULE is not None:
             look_s = max(_SHORTEST_LOOK_S, self._times.cut_s())
         if self._timeout > 0:
             left_s = asked + self._timeout - time.monotonic()

@@ -18,7 +18,7 @@ def lease(mapping: Any, offset: int, nbytes: int, on_release: Callable[[], None]
     """
     base = np.frombuffer(mapping, np.uint8, nbytes, offset)
     weakref.finalize(base, _release, os.getpid(), on_release).atexit = False
-    return memoryview(base)
+    return base.data
 
 
 def _release(pid: int, on_release: Callable[[], None]) -> None:

@@ -48,11 +48,7 @@ class LoaderOptions:
             raise ValueError(f"order must be 'auto', 'strict' or 'ready', not {self.order!r}")
         if self.seeding not in ("position", "torch"):
             raise ValueError(f"seeding must be 'position' or 'torch', not {self.seeding!r}")
-        if self.slow_after_s is not None and not self.slow_after_s > 0:
-            raise ValueError(
-                f"slow_after_s must be a number of seconds above 0, or None for the 75th "
-                f"percentile of recent sample times, not {self.slow_after_s!r}"
-            )
+        _seconds("slow_after_s", self.slow_after_s)
         _whole("buffer_bytes", self.buffer_bytes, _LEAST_BUFFER_BYTES)
         _whole("max_background_workers", self.max_background_workers, 0)
 
@@ -62,6 +58,16 @@ class LoaderOptions:
         if self.slow_after_s is None:
             return _SLOW_QUANTILE, True
         return self.slow_after_s, False
+
+
+def _seconds(name: str, value: object) -> None:
+    if value is None:
+        return
+    allowed = "a number of seconds above 0, or None for the 75th percentile of recent sample times"
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be {allowed}, not {value!r}")
+    if not value > 0:
+        raise ValueError(f"{name} must be {allowed}, not {value!r}")
 
 
 def _whole(name: str, value: object, least: int) -> None:

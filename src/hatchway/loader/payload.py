@@ -116,7 +116,7 @@ def _reduce_tensor(tensor: torch.Tensor) -> Any:
     if plain.numel() == 0:
         return _empty_tensor, (tuple(tensor.shape), tensor.dtype, grad)
     raw = plain.reshape(-1).view(torch.uint8).numpy()
-    return _tensor, (pickle.PickleBuffer(raw), tensor.dtype, shape, order, grad)
+    return _tensor, (pickle.PickleBuffer(raw.data), tensor.dtype, shape, order, grad)
 
 
 def _empty_tensor(shape: tuple[int, ...], dtype: torch.dtype, grad: bool) -> torch.Tensor:

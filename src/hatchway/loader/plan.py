@@ -107,6 +107,7 @@ class Plan:
             board.out_status.cells[slot] = Outgoing.EMPTY
             block = board.out_block.cells[slot]
             members = delivery.members(slot)
+            members = members[members >= head[Head.TAIL]]
             delivery.consume(members[board.run_at(board.status, members) == Status.TAKEN])
             self._commons.heap.release(block)
         board.out_status.array[:] = Outgoing.EMPTY
@@ -137,7 +138,7 @@ class Plan:
     def _publish(self, keys: list[Any]) -> None:
         self._num_homes += 1
         self._num_planned += len(keys)
-        if all(type(key) is int for key in keys):
+        if set(map(type, keys)) == {int}:
             try:
                 self._commons.schedule.publish(len(keys), np.array(keys, np.int64))
                 return

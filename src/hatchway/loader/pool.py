@@ -36,9 +36,7 @@ class Pool:
         self._context = torch.multiprocessing if context is None else context
         self._processes: dict[int, Any] = {}
         self._commons = task.commons
-        self._finalizer = weakref.finalize(
-            self, _close, self._processes, task.commons, os.getpid()
-        )
+        self._finalizer = weakref.finalize(self, _close, self._processes, task.commons, os.getpid())
 
     def start(self, worker_id: int) -> None:
         """Start the process of ``worker_id``, which has none."""
@@ -87,6 +85,11 @@ class Pool:
                 parked[worker_id] = 0
                 self._commons.worker_bells[worker_id].ring()
                 count -= 1
+
+    @property
+    def forks(self) -> bool:
+        """Whether starting a worker is cheap."""
+        return bool(self._context.get_start_method() == "fork")
 
     @property
     def size(self) -> int:

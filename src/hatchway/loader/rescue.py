@@ -13,6 +13,10 @@ from hatchway.loader.pool import Pool
 from hatchway.loader.statistics import Meter
 
 _TRIES = 2
+# Starting a process costs 10 to 20 ms by fork and more than a second otherwise: no
+# sample that is shorter is worth one.
+_WORTH_A_FORK_S = 0.05
+_WORTH_A_SPAWN_S = 2.0
 
 
 class Rescue:
@@ -90,10 +94,9 @@ class Rescue:
         now = time.monotonic()
         running = (board.running.array == Running.SAMPLE) & (board.alive.array == 1)
         since = now - board.started.array[running]
+        slow_s = max(board.cut_s[0], _WORTH_A_FORK_S if self._pool.forks else _WORTH_A_SPAWN_S)
         enough = len(since) >= max(num_seats, self._pool.size)
-        return bool(
-            enough and (since > board.cut_s[0]).all() and self._commons.schedule.has_work()
-        )
+        return bool(enough and (since > slow_s).all() and self._commons.schedule.has_work())
 
     def start_background_worker(self, most: int) -> None:
         """Start one more worker, under the lowest id that is free."""
@@ -118,5 +121,5 @@ class Rescue:
                     f"(position {position - board.head[Head.EPOCH_START]})"
                 )
             else:
-                said.append(f"worker {worker_id}: {Running(doing).name.lower().replace('_', ' ')}")
+                said.append(f"worker {worker_id}: {Running.NAMES[doing]}")
         return "; ".join(said)

@@ -117,7 +117,20 @@ def _describe(node: Node, offsets: Iterator[int], count: int) -> tuple[Any, ...]
         return "mapping" if node.kind is dict else "sequence", node.kind, node.keys, items
     form = np.empty(0, _numpy_dtype(node.dtype)).data.format
     kind = _LEAF_TYPES[node.kind]
-    return node.kind, kind, next(offsets), count, node.row_bytes, node.shape, form
+    bits = 8 * node.dtype.itemsize
+    where = (next(offsets), count, node.row_bytes, node.shape)
+    return (node.kind, kind, *where, form, _dlpack_code(node.dtype), bits)
+
+
+def _dlpack_code(dtype: torch.dtype) -> int:
+    """DLPack's number for the kind of a dtype."""
+    if dtype is torch.bool:
+        return 6
+    if dtype.is_complex:
+        return 5
+    if dtype.is_floating_point:
+        return {torch.bfloat16: 4}.get(dtype, 2 if dtype in _TO_NUMPY else 255)
+    return 0 if dtype.is_signed else 1
 
 
 def layout_of(sample: object) -> RowLayout | None:
@@ -188,7 +201,8 @@ def _as_sample(leaf: Leaf, row: torch.Tensor) -> Any:
 def _writer(node: Node, arrays: Iterator[Any]) -> Callable[[int, Any], bool]:
     if isinstance(node, Leaf):
         return _leaf_writer(node, next(arrays))
-    kind, size = node.kind, len(node.items)
+    kind: Any = node.kind
+    size = len(node.items)
     writers = [_writer(item, arrays) for item in node.items]
     if kind is dict:
         keyed = list(zip(node.keys, writers, strict=True))

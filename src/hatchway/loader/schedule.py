@@ -107,8 +107,8 @@ class Schedule:
     def give_up(self, first: int, count: int) -> None:
         """Plan again what was claimed and has not begun (a slow sample is before it)."""
         board = self._board
-        board.assign(board.status, first, first + count, Status.PLANNED)
         board.head[Head.NUM_RETRY] += count
+        board.assign(board.status, first, first + count, Status.PLANNED)
 
     def has_work(self) -> bool:
         """Whether some position waits for a worker."""
@@ -204,8 +204,8 @@ class Schedule:
             if following != first + count or board.home.cells[following & board.mask] != home:
                 break
             count += 1
-        head[Head.NUM_RETRY] = len(planned) - count
         self._give(worker, first, count)
+        head[Head.NUM_RETRY] = len(planned) - count
         return Claim(first, count)
 
     def _needed(self, position: int) -> bool:

@@ -57,7 +57,8 @@ def twister_words(key: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
     x = (x ^ (x >> np.uint32(17))) * np.uint32(0xED5AD4BB)
     x = (x ^ (x >> np.uint32(11))) * np.uint32(0xAC4C1B51) + np.uint32(key >> 32)
     x = (x ^ (x >> np.uint32(15))) * np.uint32(0x31848BAB)
-    return x ^ (x >> np.uint32(14))
+    words: np.ndarray[Any, np.dtype[np.uint32]] = x ^ (x >> np.uint32(14))
+    return words
 
 
 class PythonSeeder:
@@ -73,7 +74,7 @@ class PythonSeeder:
         random.setstate((3, (*words.tolist(), TWISTER_WORDS), None))
         np.random.set_state(("MT19937", twister_words(_mix(key ^ 2)), TWISTER_WORDS, 0, 0.0))
         state = self._torch_state
-        _TORCH_HEADER.pack_into(state, 0, key, 1, 1, 0)
+        _TORCH_HEADER.pack_into(state.data, 0, key, 1, 1, 0)
         wide = twister_words(_mix(key ^ 3)).astype("<u8")
         state[_TORCH_HEADER.size : _TORCH_NORMALS] = wide.view(np.uint8)
         torch.default_generator.set_state(torch.from_numpy(state))
@@ -113,7 +114,7 @@ class _Seeder:
         _PYTHON_RANDOM.gauss_next = None
 
 
-_PYTHON_RANDOM: Any = random._inst  # type: ignore[attr-defined]
+_PYTHON_RANDOM: Any = random._inst
 
 
 def save_generators() -> tuple[Any, Any, Any]:
@@ -130,7 +131,7 @@ def restore_generators(saved: tuple[Any, Any, Any]) -> None:
 
 def _agrees(one: Seeder, other: Seeder) -> bool:
     """Whether both seeders put the generators into the same observable state."""
-    states = []
+    states: list[Any] = []
     for seeder in (one, other):
         random.gauss(0.0, 1.0)
         np.random.normal()
@@ -166,7 +167,7 @@ def _find_generators() -> dict[str, int] | None:
     struct.pack_into("<i", state, _TORCH_DOUBLE_VALID, 1)
     struct.pack_into("<f?", state, _TORCH_FLOAT, 0.40625, True)
     torch.default_generator.set_state(torch.from_numpy(state))
-    at = int(torch.default_generator._cdata)
+    at = int(torch.default_generator._cdata)  # type: ignore[attr-defined]
     torch_words = _locate(at, 256 + 4 * TWISTER_WORDS, marks.tobytes())
     tail = torch_words + 4 * TWISTER_WORDS
     torch_float = _locate(tail, 32, struct.pack("<f", 0.40625)) if torch_words else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from torch.utils.data import _utils
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
@@ -37,15 +38,16 @@ class SerialIterator(_BaseDataLoaderIter):
     def _next_data(self) -> Any:
         asked = self._meter.asked()
         try:
-            keys = self._next_index()
+            keys = next(self._sampler_iter)
         except StopIteration:
             self._meter.answered(asked, 0)
             self._box.keep(self, self.statistics())
             raise
         keys = list(keys) if self._auto_collation else [keys]
+        first, self._position = self._position, self._position + len(keys)
         saved = save_generators() if self._seeder else None
         try:
-            samples = [self._load(key) for key in keys]
+            samples = [self._load(key, first + row) for row, key in enumerate(keys)]
             batch = self._collate_fn(samples if self._auto_collation else samples[0])
         finally:
             if saved is not None:
@@ -55,11 +57,10 @@ class SerialIterator(_BaseDataLoaderIter):
             batch = _utils.pin_memory.pin_memory(batch, self._pin_memory_device)
         return batch
 
-    def _load(self, key: Any) -> Any:
-        position, self._position = self._position, self._position + 1
+    def _load(self, key: Any, position: int) -> Any:
         if self._seeder is not None:
-            self._seeder.seed(self._base_seed, 0, position)
+            self._seeder.seed(int(self._base_seed), 0, position)
         asked = self._meter.asked()
         sample = self._dataset[key]
-        self._times.observe((self._meter.asked() - asked,))
+        self._times.observe(np.array([self._meter.asked() - asked], np.float32))
         return sample

@@ -158,17 +158,19 @@ class StatisticsBox:
 
     def __init__(self) -> None:
         self._source: weakref.ref[HasStatistics] | None = None
+        self._followed = 0
         self._last = LoaderStatistics()
 
     def follow(self, source: HasStatistics) -> None:
         """From now on, tell what ``source`` does."""
         self._source = weakref.ref(source)
+        self._followed = id(source)
         self._last = LoaderStatistics()
 
     def keep(self, source: HasStatistics, last: LoaderStatistics) -> None:
         """``source`` is finished."""
-        followed = self._source() if self._source is not None else None
-        if followed is None or followed is source:
+        # By identity: a source that is being deleted has no weak reference any more.
+        if self._followed == id(source):
             self._last = last
             self._source = None
 

@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import torch
 
 from hatchway.base.units import format_bytes
 from hatchway.loader import native, payload
@@ -47,7 +48,7 @@ class Store:
         self._lent: set[int] = set()
         self._released: set[int] = set()
 
-    def put_sample(self, position: int, sample: object) -> Kind:
+    def put_sample(self, position: int, sample: object) -> int:
         """Write a sample into its row or a block of its own."""
         if self._rows and self._put_row(position, sample):
             return Kind.ROW
@@ -117,7 +118,8 @@ class Store:
         if cached is not None and cached[0] == count:
             return cached[1]
         description = self._agreed_layout().describe(count)
-        target = native.MODULE.RowTarget(self._whole(block, count), description)
+        api = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
+        target = native.MODULE.RowTarget(self._whole(block, count), description, api)
         self._targets[block] = (count, target)
         return target
 
@@ -137,9 +139,7 @@ class Store:
             if home not in rows:
                 count = board.home_count.cells[home & board.home_mask]
                 block = board.home_block.cells[home & board.home_mask]
-                rows[home] = layout.tensors(
-                    self._borrow(block, layout.block_bytes(count)), count
-                )
+                rows[home] = layout.tensors(self._borrow(block, layout.block_bytes(count)), count)
             samples.append(layout.sample_of(rows[home], board.row.cells[slot]))
         return samples
 

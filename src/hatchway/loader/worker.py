@@ -63,7 +63,7 @@ class Worker:
         self._chunk_size = ChunkSize()
         self._init_failure: Failure | None = None
         self._keys: tuple[int, list[Any]] = (-1, [])
-        self._finished: list[tuple[int, Status]] = []
+        self._finished: list[tuple[int, int]] = []
         self._last = -1
         self._sleep_s: float | None = None
         parent = parent_process()
@@ -106,7 +106,7 @@ class Worker:
                 Status.DONE,
                 Kind.ROW,
                 generators,
-                random._inst,  # type: ignore[attr-defined]
+                random._inst,
             )
         if task.worker_init_fn is not None:
             try:
@@ -143,9 +143,7 @@ class Worker:
                 return -1
             if self._store.has_lent:
                 self._store.take_back()
-            ring = head[Head.WAITING] == 2 or (
-                head[Head.WAITING] and commons.delivery.is_ready()
-            )
+            ring = head[Head.WAITING] == 2 or (head[Head.WAITING] and commons.delivery.is_ready())
             out = commons.delivery.claim_collate(me)
             if out >= 0:
                 work = out
@@ -283,9 +281,7 @@ class Worker:
         board.current.cells[self._id] = position
         board.started.cells[self._id] = begun
         key = self._key(position, keys)
-        self._seeder.seed(
-            head[Head.BASE_SEED], head[Head.EPOCH], position - head[Head.EPOCH_START]
-        )
+        self._seeder.seed(head[Head.BASE_SEED], head[Head.EPOCH], position - head[Head.EPOCH_START])
         try:
             sample = self._dataset[key]
         except (Exception, SystemExit) as error:
@@ -317,7 +313,7 @@ class Worker:
             status = Status.FAILED
         self._publish(position, status)
 
-    def _publish(self, position: int, status: Status) -> None:
+    def _publish(self, position: int, status: int) -> None:
         """Let the others see a finished sample."""
         slot = position & self._board.mask
         self._last = position

@@ -1,0 +1,144 @@
+"""The loader keeps its promises under every interleaving, death and restart."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.property.epochs import Epochs, Setting
+
+LONGEST_CHUNK_S = 0.01
+MOST_DEATHS = 4
+
+
+@st.composite
+def all_settings(draw: st.DrawFn) -> Setting:
+    num_samples = draw(st.integers(1, 14))
+    return Setting(
+        order=draw(st.sampled_from(["strict", "overtaking", "ready"])),
+        num_samples=num_samples,
+        batch_size=draw(st.integers(1, 5)),
+        drop_last=draw(st.booleans()),
+        num_workers=draw(st.integers(1, 3)),
+        window=draw(st.integers(2, 4)),
+        sample=draw(st.sampled_from(["row", "blob", "mixed"])),
+        custom_collate=draw(st.booleans()),
+        odd_keys=draw(st.booleans()),
+        pure=draw(st.booleans()),
+        failing=draw(st.frozensets(st.integers(0, num_samples - 1), max_size=2)),
+    )
+
+
+@given(setting=all_settings(), seed=st.integers(0, 2**32), num_epochs=st.integers(1, 3))
+def test_each_epoch_is_whole_whoever_runs_first(
+    setting: Setting, seed: int, num_epochs: int
+) -> None:
+    choose = random.Random(seed).randrange
+    epochs = Epochs(setting)
+    try:
+        for number in range(num_epochs):
+            if number:
+                epochs.reset()
+            epochs.run_out(choose)
+            epochs.check_running()
+            epochs.check_epoch()
+        epochs.check_memory()
+    finally:
+        epochs.close()
+
+
+class LoaderMachine(RuleBasedStateMachine):
+    """Steps, deaths, naps, dropped batches and new epochs in any order."""
+
+    epochs: Epochs | None = None
+    num_deaths = 0
+
+    @initialize(setting=all_settings())
+    def start(self, setting: Setting) -> None:
+        self.epochs = Epochs(setting)
+
+    @rule(which=st.integers(0, 2), times=st.integers(1, 6))
+    def some_worker_runs_on(self, which: int, times: int) -> None:
+        assert self.epochs is not None
+        crew = self.epochs.crew
+        able = [worker_id for worker_id in crew.actors if crew.can_step(worker_id)]
+        if able:
+            worker_id = able[which % len(able)]
+            for _ in range(times):
+                if crew.can_step(worker_id):
+                    crew.step(worker_id)
+
+    # Workers that only ever die end the epoch with an error, as they should.
+    @precondition(lambda self: self.num_deaths < MOST_DEATHS)
+    @rule(which=st.integers(0, 2))
+    def a_worker_is_killed_where_it_stands(self, which: int) -> None:
+        assert self.epochs is not None
+        crew = self.epochs.crew
+        alive = [worker_id for worker_id, actor in crew.actors.items() if actor.alive]
+        if alive:
+            self.num_deaths += 1
+            crew.kill(alive[which % len(alive)])
+
+    @precondition(lambda self: self.num_deaths < MOST_DEATHS)
+    @rule(which=st.integers(0, 2), lines=st.integers(0, 120))
+    def a_worker_will_die_some_lines_on(self, which: int, lines: int) -> None:
+        assert self.epochs is not None
+        alive = [actor for actor in self.epochs.crew.actors.values() if actor.alive]
+        if alive:
+            self.num_deaths += 1
+            alive[which % len(alive)].kill_before_line(lines)
+
+    @rule()
+    def the_training_loop_finds_the_dead(self) -> None:
+        assert self.epochs is not None
+        self.epochs.replace_dead()
+
+    @precondition(lambda self: self.epochs is not None and not self.epochs.finished)
+    @rule()
+    def the_training_loop_looks(self) -> None:
+        assert self.epochs is not None
+        self.epochs.ask()
+
+    @rule(seconds=st.sampled_from([LONGEST_CHUNK_S, 1.0]))
+    def time_passes(self, seconds: float) -> None:
+        assert self.epochs is not None
+        for worker_id in self.epochs.crew.wait(seconds):
+            self.epochs.crew.step(worker_id)
+
+    @precondition(lambda self: self.epochs is not None and self.epochs.kept)
+    @rule(which=st.integers(0, 20))
+    def the_training_loop_drops_a_batch(self, which: int) -> None:
+        assert self.epochs is not None
+        self.epochs.drop(which % len(self.epochs.kept))
+
+    @precondition(lambda self: self.epochs is not None and self.epochs.delivered)
+    @rule()
+    def another_epoch_begins(self) -> None:
+        assert self.epochs is not None
+        if self.epochs.finished:
+            self.epochs.check_epoch()
+        self.epochs.reset()
+
+    @invariant()
+    def the_board_is_sound(self) -> None:
+        if self.epochs is not None:
+            self.epochs.check_running()
+
+    def teardown(self) -> None:
+        if self.epochs is None:
+            return
+        try:
+            self.epochs.run_out()
+            self.epochs.check_running()
+            self.epochs.check_epoch()
+            self.epochs.check_memory()
+        finally:
+            self.epochs.close()
+
+
+LoaderMachine.TestCase.settings = settings(stateful_step_count=40)
+TestLoaderMachine = pytest.mark.timeout(120)(LoaderMachine.TestCase)
