@@ -23,9 +23,11 @@ from hatchway.cli.demo.workspace import Workspace
 
 
 class StockInDisguise(DataLoader):  # type: ignore[type-arg]
-    """Stock torch with Hatchway's argument, to test the demo apart from the loader."""
+    """Stock torch with Hatchway's arguments, to test the demo apart from the loader."""
 
-    def __init__(self, *args: object, order: str, **options: object) -> None:
+    def __init__(
+        self, *args: object, order: str, max_background_workers: int, **options: object
+    ) -> None:
         super().__init__(*args, **options)  # type: ignore[arg-type]
 
 
@@ -102,7 +104,7 @@ def test_the_quick_demo_compares_all_loaders_and_checks_what_they_delivered(tmp_
     written = json.loads(figures.read_text())
     names = [loader["name"] for loader in written["loaders"]]
     assert names[0] == "torch DataLoader"
-    assert names[-1] == "Hatchway"
+    assert names[-1] == "Hatchway, prefetch_factor=8"
     for loader in written["loaders"]:
         assert len(loader["epochs"][0]["busy"]) == 24
         assert loader["name"] in text

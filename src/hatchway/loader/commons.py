@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hatchway.loader.board import Board, BoardShape, Head
+from hatchway.loader.board import Board, BoardShape, Head, Running
 from hatchway.loader.delivery import Delivery, DeliveryRules
 from hatchway.loader.heap import Heap
 from hatchway.loader.lease import lease
@@ -85,6 +85,13 @@ class Commons:
     def lease(self, block: int, nbytes: int, on_release: Any) -> memoryview:
         """Like :meth:`view`; ``on_release`` runs when nothing looks at it any more."""
         return lease(self._mapping.memory, self.board.block_offset.cells[block], nbytes, on_release)
+
+    def wake_for_memory(self) -> None:
+        """Wake the workers that wait for memory, if any do."""
+        if Running.WAITING_FOR_MEMORY in bytes(self.board.running.cells):
+            for worker, doing in enumerate(self.board.running.cells):
+                if doing == Running.WAITING_FOR_MEMORY:
+                    self.worker_bells[worker].ring()
 
     def close(self) -> None:
         """Close every descriptor; memory stays while views of it live."""

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hatchway.base.errors import LoaderError
 
 
-class SampleError(LoaderError):
+class _Portable(LoaderError):
+    """Pickles with its fields: these errors cross processes, and users' queues."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args, self.__dict__.copy())
+
+
+def _restore(kind: type[_Portable], args: tuple[Any, ...], fields: dict[str, Any]) -> _Portable:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(fields)
+    return error
+
+
+class SampleError(_Portable):
     """Where an exception of the user's code happened; the cause of that exception.
 
     Attributes:
@@ -49,11 +64,11 @@ class WorkerDiedError(SampleError, RuntimeError):
         self.exit_code = exit_code
 
 
-class LoaderTimeoutError(LoaderError, RuntimeError):
+class LoaderTimeoutError(_Portable, RuntimeError):
     """No batch came within ``timeout`` seconds."""
 
 
-class BufferFullError(LoaderError, MemoryError):
+class BufferFullError(_Portable, MemoryError):
     """A batch does not fit into ``buffer_bytes``.
 
     Attributes:
@@ -67,5 +82,5 @@ class BufferFullError(LoaderError, MemoryError):
         self.buffer_bytes = buffer_bytes
 
 
-class SharedMemoryError(LoaderError, OSError):
+class SharedMemoryError(_Portable, OSError):
     """The system has no room for the shared buffer."""

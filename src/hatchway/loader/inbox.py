@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from hatchway.loader import payload
-from hatchway.loader.board import Kind
+from hatchway.loader.board import Head, Kind
 from hatchway.loader.commons import Commons
 from hatchway.loader.delivery import Delivered
 from hatchway.loader.failure import Failure
@@ -56,16 +56,21 @@ class Inbox:
 
     def _memory(self, block: int, nbytes: int) -> memoryview:
         commons, held = self._commons, self._held
-        size = commons.board.block_bytes.cells[block]
-        if sum(held.values()) + size > commons.heap.budget_bytes // 2:
+        head = commons.board.head
+        budget, size = commons.heap.budget_bytes, commons.board.block_bytes.cells[block]
+        # A batch of more than a quarter leaves no room to collate the next one.
+        if head[Head.HELD] + size > budget // 2 or size > budget // 4:
             private = np.frombuffer(commons.view(block, nbytes), np.uint8).copy()
             commons.heap.release(block)
             self.num_copied += 1
             return memoryview(private)
         held[block] = size
+        head[Head.HELD] = sum(held.values())
 
         def release() -> None:
             held.pop(block, None)
+            head[Head.HELD] = sum(list(held.values()))
             commons.heap.release(block)
+            commons.wake_for_memory()
 
         return commons.lease(block, nbytes, release)

@@ -6,11 +6,19 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
+import torch
 from torch.utils.data import _utils
-from torch.utils.data._utils.collate import default_collate
+from torch.utils.data._utils.collate import (
+    collate_float_fn,
+    collate_int_fn,
+    collate_numpy_array_fn,
+    collate_tensor_fn,
+    default_collate,
+    default_collate_fn_map,
+)
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from hatchway.loader import native
 from hatchway.loader.board import BoardShape, Head, Running, power_of_two
 from hatchway.loader.commons import Commons, CommonsConfig
 from hatchway.loader.cost import SampleTimes
@@ -202,6 +210,7 @@ class ParallelIterator(_BaseDataLoaderIter):
                     return None
                 head[Head.WAITING] = int(delivered is None)
                 self._pool.wake(plan.work_left())
+                commons.wake_for_memory()
             if delivered is not None:
                 return delivered
             planned = plan.draw(None)
@@ -213,7 +222,7 @@ class ParallelIterator(_BaseDataLoaderIter):
         """Wait for a batch, for a worker's death, or for samples to become slow."""
         bell = self._commons.bell
         look_s = None
-        if self._order == "ready" or native.MODULE is not None:
+        if self._order == "ready":
             look_s = max(_SHORTEST_LOOK_S, self._times.cut_s())
         if self._timeout > 0:
             left_s = asked + self._timeout - time.monotonic()
@@ -269,7 +278,19 @@ def _config(loader: Any, free: bool, in_order: bool, num_workers: int) -> Common
         batch_size=batch_size,
         drop_last=bool(loader.drop_last),
         depth=_DEPTH,
-        rows_are_batch=loader.collate_fn is default_collate,
+        rows_are_batch=_stacks(loader.collate_fn),
     )
     buffer_bytes = loader.buffer_bytes or default_buffer_bytes()
     return CommonsConfig(shape, rules, buffer_bytes)
+
+
+def _stacks(collate_fn: Any) -> bool:
+    """Whether batches of tensors, arrays and numbers are simply stacked."""
+    expected = {
+        torch.Tensor: collate_tensor_fn,
+        np.ndarray: collate_numpy_array_fn,
+        float: collate_float_fn,
+        int: collate_int_fn,
+    }
+    known = default_collate_fn_map
+    return collate_fn is default_collate and all(known.get(k) is f for k, f in expected.items())

@@ -19,7 +19,7 @@ from hatchway.loader.worker import main
 
 # How long a worker may take to finish its sample when the loader is closed,
 # before it is terminated, and then before it is killed.
-GRACE_S = 5.0
+GRACE_S = 2.0
 _TERMINATE_S = 2.0
 
 

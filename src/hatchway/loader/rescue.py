@@ -114,7 +114,7 @@ class Rescue:
             doing = board.running.cells[worker_id]
             if doing == Running.SAMPLE:
                 position = board.current.cells[worker_id]
-                key = board.key.cells[position & board.mask]
+                key = self._commons.schedule.key_of(position, self._commons.view)
                 age_s = now - board.started.cells[worker_id]
                 said.append(
                     f"worker {worker_id} is at dataset index {key} for {age_s:.1f} s "

@@ -144,8 +144,9 @@ class Bell:
 
     def ring(self) -> None:
         """Wake whoever waits; never blocks."""
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._write, b"\0")
+        if self._write >= 0:
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._write, b"\0")
 
     def silence(self) -> None:
         """Forget the rings so far."""

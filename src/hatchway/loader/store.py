@@ -261,7 +261,7 @@ def _buffer_full(nbytes: int, commons: Commons) -> BufferFullError:
     return BufferFullError(
         f"a sample or batch needs {format_bytes(nbytes)} more of the shared buffer, which holds "
         f"{format_bytes(budget)} (buffer_bytes={budget}), {format_bytes(commons.heap.used_bytes())}"
-        " of it in use by the same batch; raise buffer_bytes= or lower batch_size=",
+        " of it in use; raise buffer_bytes= or lower batch_size=",
         needed_bytes=nbytes,
         buffer_bytes=budget,
     )

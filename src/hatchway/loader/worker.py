@@ -184,11 +184,16 @@ class Worker:
         """Whether ``want`` more samples fit, with room for one batch to spare."""
         board, heap = self._board, self._commons.heap
         head = board.head
-        sample = max(head[Head.SAMPLE_BYTES], head[Head.ROW_BYTES])
-        if head[Head.RESIDENT] + sample * (want + 1) < heap.budget_bytes // 2:
+        home = board.home.cells[head[Head.CURSOR] & board.mask] & board.home_mask
+        # A batch of rows gets its block at once; pickled samples get theirs one by one.
+        needed = head[Head.ROW_BYTES] * board.home_count.cells[home]
+        needed += head[Head.SAMPLE_BYTES] * (want + head[Head.NUM_PROCESSES])
+        # Half of the buffer is for batches that the training loop keeps. Of the other
+        # half a quarter stays free for collating the next batch.
+        limit = heap.budget_bytes * 3 // 8
+        if head[Head.RESIDENT] + needed < limit:
             return True
-        under_way = want + head[Head.NUM_PROCESSES]
-        return bool(heap.used_bytes() + sample * under_way < heap.budget_bytes * 3 // 4)
+        return bool(heap.used_bytes() - head[Head.HELD] + needed < limit)
 
     def _has_seat(self) -> bool:
         """Whether the fast lane has room: slow samples give up their worker's seat."""

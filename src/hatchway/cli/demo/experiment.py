@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
+from hatchway.cli.demo.neighbours import others_share, read_cpu_time
 from hatchway.cli.demo.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class EpochRecord:
         losses: The loss of each step, where something was trained.
         num_displaced: Samples delivered elsewhere than the sampler put them, where known.
         max_displacement: The farthest of those, in positions.
+        others_share: Share of the machine's CPU time that other programs took meanwhile.
     """
 
     name: str
@@ -36,6 +38,7 @@ class EpochRecord:
     losses: tuple[float, ...] = ()
     num_displaced: int | None = None
     max_displacement: int | None = None
+    others_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def run_epoch(
         on_batch: Told the size of each batch once it is handed over.
     """
     cases: list[int] = []
+    before = read_cpu_time()
     started_s = time.monotonic()
     for image, label, numbers in loader:
         device.step(image, label)
@@ -93,6 +97,7 @@ def run_epoch(
         tuple(device.losses),
         getattr(snapshot, "num_displaced", None),
         getattr(snapshot, "max_displacement", None),
+        others_share(before, read_cpu_time()),
     )
 
 

@@ -38,6 +38,7 @@ def report(summaries: Sequence[Summary], *, setting: dict[str, Any]) -> dict[str
                         "longest_wait_s": record.timeline.longest_wait_s,
                         "num_displaced": record.num_displaced,
                         "max_displacement": record.max_displacement,
+                        "others_share": record.others_share,
                         "losses": record.losses,
                         "busy": [asdict(step) for step in record.timeline.busy],
                     }

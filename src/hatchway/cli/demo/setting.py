@@ -28,8 +28,8 @@ class Size:
     total_s: float
 
 
-FULL = Size(scale=0.8, crop_side=96, num_cases=210, num_measured=24, total_s=75.0)
-QUICK = Size(scale=0.6, crop_side=64, num_cases=48, num_measured=8, total_s=18.0)
+FULL = Size(scale=0.8, crop_side=96, num_cases=210, num_measured=24, total_s=85.0)
+QUICK = Size(scale=0.6, crop_side=64, num_cases=48, num_measured=8, total_s=20.0)
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,17 @@ class Contender:
 
 
 def contenders(order: str, hatchway_loader: Callable[..., Iterable[Any]]) -> list[Contender]:
-    """Return the loaders to compare: stock torch, the best its options give, Hatchway."""
+    """Return the loaders to compare: stock torch, its options that help most, Hatchway.
+
+    All get the same workers: those that Hatchway may start besides are switched off.
+    """
+    hatchway = {"order": order, "max_background_workers": 0}
     return [
         Contender("torch DataLoader", StockLoader),
-        Contender("torch, prefetch_factor=8", StockLoader, {"prefetch_factor": 8}),
         Contender("torch, in_order=False", StockLoader, {"in_order": False}),
-        Contender("Hatchway", hatchway_loader, {"order": order}),
+        Contender("torch, prefetch_factor=8", StockLoader, {"prefetch_factor": 8}),
+        Contender("Hatchway", hatchway_loader, hatchway),
+        Contender(
+            "Hatchway, prefetch_factor=8", hatchway_loader, {**hatchway, "prefetch_factor": 8}
+        ),
     ]

@@ -18,6 +18,7 @@ from hatchway.cli.demo.calibration import SampleCost, choose_plan, choose_worker
 from hatchway.cli.demo.dataset import SegmentationVolumes
 from hatchway.cli.demo.device import PacedDevice
 from hatchway.cli.demo.experiment import EpochRecord, Summary, faults, run_epoch
+from hatchway.cli.demo.neighbours import WORTH_A_WARNING
 from hatchway.cli.demo.picture import draw
 from hatchway.cli.demo.preprocessing import RandomBalancedCrop
 from hatchway.cli.demo.report import report
@@ -257,13 +258,28 @@ class Show:
         self._screen.line(
             f"Every loader delivered each of the {num_cases} cases exactly once in each epoch."
         )
-        ready = summaries[-1].shown
-        if ready.num_displaced:
-            self._screen.line(
-                f"Hatchway delivered {ready.num_displaced} of them off the sampler's order, by "
-                f'{ready.max_displacement} positions at most; order="strict" keeps torch\'s order.'
-            )
+        self._tell_displaced(summaries)
+        self._warn_of_others(summaries)
         self._screen.line(
             "In your own code, one line changes: [bold]from hatchway import DataLoader[/bold]"
         )
         return 0
+
+    def _tell_displaced(self, summaries: Sequence[Summary]) -> None:
+        displaced = [summary.shown for summary in summaries if summary.shown.num_displaced]
+        if not displaced:
+            return
+        farthest = max(record.max_displacement or 0 for record in displaced)
+        counts = " and ".join(str(record.num_displaced) for record in displaced)
+        self._screen.line(
+            f"Hatchway delivered {counts} of them after their turn, {farthest} positions at most; "
+            'order="strict" keeps torch\'s order.'
+        )
+
+    def _warn_of_others(self, summaries: Sequence[Summary]) -> None:
+        shares = [record.others_share or 0.0 for each in summaries for record in each.epochs]
+        if max(shares) > WORTH_A_WARNING:
+            self._screen.line(
+                f"[yellow]Other programs took {min(shares):.0%} to {max(shares):.0%} of the CPUs "
+                "meanwhile: compare with care.[/yellow]"
+            )
