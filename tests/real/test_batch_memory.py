@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hatchway import DataLoader
+from hatchway.loader import BufferFullError
 from tests.real.gates import PATIENCE_S
 from tests.real.shapes import Samples, as_list, frozen, own_class
 
@@ -237,8 +238,8 @@ def assorted(number: int) -> Any:
 
 @pytest.mark.parametrize("batch_size", [None, 3])
 def test_anything_that_pickle_takes_arrives(batch_size: int | None) -> None:
-    more = {} if batch_size is None else {"collate_fn": as_list}
-    batches = list(load(Samples(assorted, 6), batch_size, order="strict", **more))
+    dataset = Samples(assorted, 6)
+    batches = list(load(dataset, batch_size, order="strict", collate_fn=as_list))
     samples = batches if batch_size is None else [sample for batch in batches for sample in batch]
     for number, sample in enumerate(samples):
         expected = assorted(number)
@@ -256,5 +257,9 @@ def test_anything_that_pickle_takes_arrives(batch_size: int | None) -> None:
 
 
 def test_a_sample_larger_than_the_buffer_is_an_error_that_names_the_argument() -> None:
-    with pytest.raises(MemoryError, match="buffer_bytes"):
-        list(load(Blocks(4, 4 * MIB), buffer_bytes=2 * MIB))
+    for batch_size in (1, 2, None):
+        with pytest.raises(BufferFullError, match="raise buffer_bytes=") as caught:
+            list(load(Blocks(4, 4 * MIB), batch_size, buffer_bytes=2 * MIB))
+        assert isinstance(caught.value, MemoryError)
+        assert caught.value.buffer_bytes == 2 * MIB < caught.value.needed_bytes
+        del caught

@@ -86,26 +86,19 @@ def test_a_workspace_takes_its_folder_and_its_signal_handlers_away() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_the_quick_demo_compares_all_loaders_and_checks_what_they_delivered(tmp_path: Path) -> None:
-    stream = io.StringIO()
+def test_the_quick_demo_compares_all_loaders_and_checks_what_they_delivered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output, figures = tmp_path / "demo.png", tmp_path / "demo.json"
-    args = parse("--quick", "--epochs", "1", "--output", str(output), "--json", str(figures))
-    with Workspace() as workspace:
-        show = Show(
-            args,
-            workspace.folder,
-            hatchway_loader=StockInDisguise,
-            screen=Screen(Console(file=stream, width=80)),
-        )
-        assert show.run() == 0
-    text = stream.getvalue()
+    arguments = ("--quick", "--epochs", "1", "--output", str(output), "--json", str(figures))
+    assert run(parse(*arguments)) == 0
+    text = capsys.readouterr().out
     assert "each of the 48 cases exactly once" in text
     assert output.read_bytes().startswith(b"\x89PNG")
-    written = json.loads(figures.read_text())
-    names = [loader["name"] for loader in written["loaders"]]
-    assert names[0] == "torch DataLoader"
-    assert names[-1] == "Hatchway, prefetch_factor=8"
-    for loader in written["loaders"]:
+    loaders = json.loads(figures.read_text())["loaders"]
+    assert loaders[0]["name"] == "torch DataLoader"
+    assert any(loader["name"] == "Hatchway" for loader in loaders)
+    for loader in loaders:
         assert len(loader["epochs"][0]["busy"]) == 24
         assert loader["name"] in text
 

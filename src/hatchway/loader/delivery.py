@@ -182,6 +182,7 @@ class Delivery:
             slot = home_tail & board.home_mask
             if board.home_first.cells[slot] + board.home_count.cells[slot] > head[Head.TAIL]:
                 break
+            self.free_home(home_tail)  # what an abandoned epoch never began
             home_tail += 1
         head[Head.HOME_TAIL] = home_tail
 

@@ -7,20 +7,22 @@ from typing import Any
 from hatchway.base.errors import LoaderError
 
 
-class _Portable(LoaderError):
+class _PortableError(LoaderError):
     """Pickles with its fields: these errors cross processes, and users' queues."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), self.args, self.__dict__.copy())
 
 
-def _restore(kind: type[_Portable], args: tuple[Any, ...], fields: dict[str, Any]) -> _Portable:
+def _restore(
+    kind: type[_PortableError], args: tuple[Any, ...], fields: dict[str, Any]
+) -> _PortableError:
     error = kind.__new__(kind, *args)
     error.__dict__.update(fields)
     return error
 
 
-class SampleError(_Portable):
+class SampleError(_PortableError):
     """Where an exception of the user's code happened; the cause of that exception.
 
     Attributes:
@@ -64,11 +66,11 @@ class WorkerDiedError(SampleError, RuntimeError):
         self.exit_code = exit_code
 
 
-class LoaderTimeoutError(_Portable, RuntimeError):
+class LoaderTimeoutError(_PortableError, RuntimeError):
     """No batch came within ``timeout`` seconds."""
 
 
-class BufferFullError(_Portable, MemoryError):
+class BufferFullError(_PortableError, RuntimeError):
     """A batch does not fit into ``buffer_bytes``.
 
     Attributes:
@@ -82,5 +84,5 @@ class BufferFullError(_Portable, MemoryError):
         self.buffer_bytes = buffer_bytes
 
 
-class SharedMemoryError(_Portable, OSError):
+class SharedMemoryError(_PortableError, OSError):
     """The system has no room for the shared buffer."""

@@ -55,11 +55,12 @@ class Heap:
         self._give_back = give_back
         self._reserve = reserve
 
-    def allocate(self, nbytes: int, owner: int) -> int:
+    def allocate(self, nbytes: int, owner: int, *, over_budget: bool = False) -> int:
         """The index of a block of at least ``nbytes``, or -1 when there is no room.
 
         The block belongs to ``owner`` (a worker's id) until :meth:`adopt`, so
-        that it is not lost when that worker dies.
+        that it is not lost when that worker dies. Only the report of a failure
+        may go ``over_budget``: that the buffer is full must be said, too.
         """
         board, size = self._board, size_class(nbytes)
         head = board.head
@@ -69,7 +70,8 @@ class Heap:
         free = np.flatnonzero(of_size & (states == Block.FREE))
         if len(free):
             return self._take(int(free[0]), owner)
-        if head[Head.RESIDENT] + size > self.budget_bytes and not self._make_room(size):
+        fits = head[Head.RESIDENT] + size <= self.budget_bytes or self._make_room(size)
+        if not (fits or over_budget):
             return -1
         punched = np.flatnonzero(of_size & (states == Block.PUNCHED))
         if len(punched):

@@ -19,7 +19,7 @@ class Inbox:
     """Opens delivered batches.
 
     A batch is a view; its memory is used again when the last tensor on it is
-    gone. Once the batches that the loop keeps take half of the buffer, further
+    gone. Once the batches that the loop keeps take a quarter of the buffer, further
     ones are copied into private memory, so that keeping them cannot stop the
     workers.
     """
@@ -58,8 +58,7 @@ class Inbox:
         commons, held = self._commons, self._held
         head = commons.board.head
         budget, size = commons.heap.budget_bytes, commons.board.block_bytes.cells[block]
-        # A batch of more than a quarter leaves no room to collate the next one.
-        if head[Head.HELD] + size > budget // 2 or size > budget // 4:
+        if head[Head.HELD] + size > budget // 4:
             private = np.frombuffer(commons.view(block, nbytes), np.uint8).copy()
             commons.heap.release(block)
             self.num_copied += 1

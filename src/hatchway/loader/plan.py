@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hatchway.loader.board import Head, Outgoing, Status
+from hatchway.loader.board import Block, Head, Outgoing, Status
 from hatchway.loader.commons import Commons
 from hatchway.loader.errors import BufferFullError
 
@@ -109,15 +109,14 @@ class Plan:
             members = delivery.members(slot)
             members = members[members >= head[Head.TAIL]]
             delivery.consume(members[board.run_at(board.status, members) == Status.TAKEN])
-            self._commons.heap.release(block)
+            if board.block_state.cells[block] == Block.USED:
+                # Not a sample's own, nor a home batch's: those are consumed just now.
+                self._commons.heap.release(block)
         board.out_status.array[:] = Outgoing.EMPTY
         begin, end = head[Head.TAIL], head[Head.PUBLISHED]
         positions = np.arange(begin, end, dtype=np.int64)
         left = positions[board.run_at(board.status, positions) != Status.CONSUMED]
         delivery.consume(left)
-        # Homes whose positions were all consumed without a visit to their blocks.
-        for home in range(head[Head.HOME_TAIL], head[Head.HOMES]):
-            delivery.free_home(home)
         head[Head.TAIL] = end
         head[Head.HOME_TAIL] = head[Head.HOMES]
         if self._commons.config.rules.fixed:

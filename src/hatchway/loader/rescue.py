@@ -79,7 +79,7 @@ class Rescue:
             doing, rank, key = f"collate_fn of positions {[m - start for m in members]}", None, None
         failure = death_of(exit_code, doing=doing, position=rank, index=key, worker_id=worker_id)
         content = payload.dump(failure)
-        block = commons.heap.allocate(content.nbytes, commons.training_process)
+        block = commons.heap.allocate(content.nbytes, commons.training_process, over_budget=True)
         if block < 0:
             failure.reraise()
         content.write(commons.view(block, content.nbytes))

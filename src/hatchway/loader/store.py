@@ -55,10 +55,12 @@ class Store:
         self.put_blob(position, payload.dump(sample))
         return Kind.BLOB
 
-    def put_blob(self, position: int, content: payload.Payload) -> None:
+    def put_blob(
+        self, position: int, content: payload.Payload, *, over_budget: bool = False
+    ) -> None:
         """Write a payload into a block that belongs to ``position``."""
         slot = position & self._board.mask
-        block = self.allocate(content.nbytes)
+        block = self.allocate(content.nbytes, over_budget=over_budget)
         content.write(self._commons.view(block, content.nbytes))
         self._board.nbytes.cells[slot] = content.nbytes
         self._board.block.cells[slot] = block
@@ -66,7 +68,7 @@ class Store:
         head = self._board.head
         head[Head.SAMPLE_BYTES] = max(head[Head.SAMPLE_BYTES], content.nbytes)
 
-    def allocate(self, nbytes: int) -> int:
+    def allocate(self, nbytes: int, *, over_budget: bool = False) -> int:
         """A block for ``nbytes``; waits for the training loop to free one.
 
         Raises:
@@ -75,7 +77,7 @@ class Store:
         commons, board = self._commons, self._board
         while True:
             with self._visit:
-                block = commons.heap.allocate(nbytes, self._worker_id)
+                block = commons.heap.allocate(nbytes, self._worker_id, over_budget=over_budget)
                 if block >= 0:
                     board.running.cells[self._worker_id] = Running.SAMPLE
                     return block

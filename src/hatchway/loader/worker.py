@@ -188,8 +188,8 @@ class Worker:
         # A batch of rows gets its block at once; pickled samples get theirs one by one.
         needed = head[Head.ROW_BYTES] * board.home_count.cells[home]
         needed += head[Head.SAMPLE_BYTES] * (want + head[Head.NUM_PROCESSES])
-        # Half of the buffer is for batches that the training loop keeps. Of the other
-        # half a quarter stays free for collating the next batch.
+        # A quarter of the buffer is for batches that the training loop keeps. Of the rest
+        # half stays free, for the samples of the next batch and for collating it.
         limit = heap.budget_bytes * 3 // 8
         if head[Head.RESIDENT] + needed < limit:
             return True
@@ -360,7 +360,7 @@ class Worker:
                 index=key,
                 worker_id=self._id,
             )
-        self._store.put_blob(position, payload.dump(failure))
+        self._store.put_blob(position, payload.dump(failure), over_budget=True)
         board.kind.cells[slot] = Kind.ERROR
 
     def _keys_of(self, claim: Claim) -> list[Any] | None:
@@ -403,15 +403,17 @@ class Worker:
                 worker_id=self._id,
             )
             kind = Kind.ERROR
-            block, nbytes = self._write_blob(payload.dump(failure))
+            block, nbytes = self._write_blob(payload.dump(failure), over_budget=True)
         with self._visit:
             store.lend_what_lives()
             if board.out_status.cells[slot] == Outgoing.COLLATING:
                 commons.delivery.collated(slot, kind, block, nbytes)
         self._last = positions[-1]
 
-    def _write_blob(self, content: payload.Payload) -> tuple[int, int]:
-        block = self._store.allocate(content.nbytes)
+    def _write_blob(
+        self, content: payload.Payload, *, over_budget: bool = False
+    ) -> tuple[int, int]:
+        block = self._store.allocate(content.nbytes, over_budget=over_budget)
         self._board.running.cells[self._id] = Running.COLLATE
         content.write(self._commons.view(block, content.nbytes))
         return block, content.nbytes

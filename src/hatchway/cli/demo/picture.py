@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
 from hatchway.cli.demo.experiment import Summary
@@ -29,7 +30,11 @@ def draw(summaries: Sequence[Summary], path: Path, *, title: str, subtitle: str)
         subtitle: What the step is, and the setting.
     """
     longest_s = max(summary.shown.timeline.epoch_s for summary in summaries)
-    figure = Figure(figsize=(11, 1.75 + 0.72 * len(summaries)), dpi=160, layout="constrained")
+    figure = Figure(
+        figsize=(11, 1.75 + 0.72 * len(summaries)),
+        dpi=160,
+        layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12),
+    )
     axes = figure.add_subplot()
     for lane, summary in enumerate(summaries):
         timeline = summary.shown.timeline
@@ -79,7 +84,7 @@ def draw(summaries: Sequence[Summary], path: Path, *, title: str, subtitle: str)
             Patch(color=_WAIT, label="device waits for a batch"),
         ],
         loc="upper right",
-        bbox_to_anchor=(1, -0.09),
+        bbox_to_anchor=(1, -0.4 / len(summaries)),
         borderaxespad=0,
         ncols=2,
         frameon=False,

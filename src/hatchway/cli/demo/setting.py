@@ -29,7 +29,7 @@ class Size:
 
 
 FULL = Size(scale=0.8, crop_side=96, num_cases=210, num_measured=24, total_s=85.0)
-QUICK = Size(scale=0.6, crop_side=64, num_cases=48, num_measured=8, total_s=20.0)
+QUICK = Size(scale=0.6, crop_side=64, num_cases=48, num_measured=8, total_s=16.0)
 
 
 @dataclass(frozen=True)

@@ -215,12 +215,15 @@ class Show:
                 "Longest wait: after the first batch."
             ),
         )
+        several = ""
+        if len(summaries[0].epochs) > 1:
+            several = f"; of {len(summaries[0].epochs)} epochs each the one of median length"
         unfinished = self._folder / "picture.png"
         draw(
             summaries,
             unfinished,
             title=f"One epoch with each loader; the device is {device}",
-            subtitle=f"{setting}, {1e3 * step_s:.0f} ms a step",
+            subtitle=f"{setting}, {1e3 * step_s:.0f} ms a step{several}",
         )
         shutil.move(unfinished, self._args.output)
         self._screen.line(f"Picture: {self._args.output}")
@@ -270,10 +273,10 @@ class Show:
         if not displaced:
             return
         farthest = max(record.max_displacement or 0 for record in displaced)
-        counts = " and ".join(str(record.num_displaced) for record in displaced)
+        most = max(record.num_displaced or 0 for record in displaced)
         self._screen.line(
-            f"Hatchway delivered {counts} of them after their turn, {farthest} positions at most; "
-            'order="strict" keeps torch\'s order.'
+            f"Hatchway delivered up to {most} of them after their turn, by {farthest} positions "
+            'at most; order="strict" keeps torch\'s order.'
         )
 
     def _warn_of_others(self, summaries: Sequence[Summary]) -> None:
