@@ -74,28 +74,36 @@ class Store:
         Raises:
             BufferFullError: If nothing can ever become free.
         """
-        commons, board = self._commons, self._board
+        commons, board, me = self._commons, self._board, self._worker_id
         while True:
             with self._visit:
-                block = commons.heap.allocate(nbytes, self._worker_id, over_budget=over_budget)
+                block = commons.heap.allocate(nbytes, me, over_budget=over_budget)
                 if block >= 0:
-                    board.running.cells[self._worker_id] = Running.SAMPLE
+                    board.running.cells[me] = Running.SAMPLE
                     return block
-                board.running.cells[self._worker_id] = Running.WAITING_FOR_MEMORY
-                busy = (board.running.array == Running.SAMPLE) | (
-                    board.running.array == Running.COLLATE
-                )
-                stuck = (
-                    board.head[Head.WAITING]
-                    and not commons.delivery.is_ready()
-                    and not (busy & (board.alive.array == 1)).any()
-                )
-                if stuck or nbytes > commons.heap.budget_bytes:
-                    board.running.cells[self._worker_id] = Running.SAMPLE
+                board.running.cells[me] = Running.WAITING_FOR_MEMORY
+                is_stuck = self._is_stuck()
+                if nbytes > commons.heap.budget_bytes or (is_stuck and self._is_first()):
+                    board.running.cells[me] = Running.SAMPLE
                     raise _buffer_full(nbytes, commons)
-                board.parked.cells[self._worker_id] = 1
+                board.parked.cells[me] = 1
+            if is_stuck:
+                commons.wake_for_memory()  # the one whose sample comes first gives up
             if not self._wait() or board.head[Head.STOP]:
                 raise TrainingProcessGone
+
+    def _is_stuck(self) -> bool:
+        """Whether the loop waits for a batch while every worker waits for memory."""
+        board = self._board
+        running, alive = board.running.array, board.alive.array == 1
+        busy = alive & ((running == Running.SAMPLE) | (running == Running.COLLATE))
+        waits = board.head[Head.WAITING] and not self._commons.delivery.is_ready()
+        return bool(waits and not busy.any())
+
+    def _is_first(self) -> bool:
+        board = self._board
+        waiting = (board.running.array == Running.WAITING_FOR_MEMORY) & (board.alive.array == 1)
+        return bool(board.current.cells[self._worker_id] == board.current.array[waiting].min())
 
     def prepare_rows(self, home: int) -> None:
         """Give a home batch its block of rows, if rows are agreed. Holds the lock."""

@@ -157,6 +157,8 @@ class Worker:
                 head[Head.WAITING] = 0
         if ring:
             commons.bell.ring()
+        if work is None and head[Head.WAITING]:
+            commons.wake_for_memory()  # nobody else may be left to free some
         return work
 
     def _claim(self) -> Claim | None:
@@ -381,6 +383,7 @@ class Worker:
         positions = commons.delivery.members(slot).tolist()
         kinds = board.kind.array[np.asarray(positions) & board.mask]
         kind = Kind.BLOB
+        board.current.cells[self._id] = -1
         board.started.cells[self._id] = time.monotonic()
         try:
             if commons.config.rules.rows_are_batch and np.all(kinds == Kind.ROW):
