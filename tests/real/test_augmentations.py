@@ -210,28 +210,35 @@ def test_a_failing_worker_init_fn_is_raised_with_its_type(loader_class: Any) -> 
 
 
 class Late(Gated):
-    """Sample 0 is the last of its batch to end, and all draw."""
+    """Sample 0 ends last of its batch; sample 4 runs until that batch is collated."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.is_at_4 = CONTEXT.Event()
 
     def __getitem__(self, number: int) -> torch.Tensor:
         random.random()
-        return super().__getitem__(number)
+        if get_worker_info() is not None:
+            if number == 0:
+                assert self.is_at_4.wait(PATIENCE_S)
+            if number == 4:
+                self.is_at_4.set()
+                assert self.gate.wait(PATIENCE_S)
+        return torch.tensor(number)
+
+    def mix(self, samples: Any) -> float:
+        self.gate.set()
+        return random.random()
 
 
-def mixed(samples: Any) -> float:
-    return random.random()
-
-
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_what_a_collate_function_draws_does_not_depend_on_which_sample_was_last(
-    num_workers: int,
-) -> None:
-    def drawn(num_workers: int, after: dict[int, int]) -> list[float]:
+@pytest.mark.xfail(
+    reason="collate_fn draws from what the worker's last sample left behind", strict=True
+)
+def test_what_a_collate_function_draws_does_not_depend_on_which_sample_was_last() -> None:
+    def drawn(**more: Any) -> list[float]:
         torch.manual_seed(7)
-        more: dict[str, Any] = {}
-        if num_workers:
-            more = {"multiprocessing_context": CONTEXT, "timeout": PATIENCE_S}
-        dataset = Late(8, after=after)
-        return list(DataLoader(dataset, 4, num_workers=num_workers, collate_fn=mixed, **more))
+        dataset = Late()
+        return list(DataLoader(dataset, 4, collate_fn=dataset.mix, **more))
 
-    after = {0: 3} if num_workers == 2 else {}
-    assert drawn(num_workers, after) == drawn(0, {})
+    workers = {"num_workers": 2, "multiprocessing_context": CONTEXT, "timeout": PATIENCE_S}
+    assert drawn(**workers) == drawn()

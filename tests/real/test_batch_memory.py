@@ -260,6 +260,5 @@ def test_a_sample_larger_than_the_buffer_is_an_error_that_names_the_argument() -
     for batch_size in (1, 2, None):
         with pytest.raises(BufferFullError, match="raise buffer_bytes=") as caught:
             list(load(Blocks(4, 4 * MIB), batch_size, buffer_bytes=2 * MIB))
-        assert isinstance(caught.value, MemoryError)
         assert caught.value.buffer_bytes == 2 * MIB < caught.value.needed_bytes
         del caught

@@ -127,7 +127,7 @@ def test_what_torch_lets_one_set_later_can_be_set() -> None:
     assert sorted(number for batch in loader for number in batch) == NUMBERS
     assert loader.statistics().order == "ready"
     loader.order = "sorted"
-    with pytest.raises(ValueError, match="order must be .* not 'sorted'"):
+    with pytest.raises(ValueError, match=r"order must be .* not 'sorted'"):
         iter(loader)
 
 

@@ -43,8 +43,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         worker_init_fn: As in torch.
         multiprocessing_context: As in torch.
         generator: As in torch.
-        prefetch_factor: As in torch: how many batches of samples a worker may
-            be ahead.
+        prefetch_factor: As in torch: how many batches each worker may be ahead;
+            at the default of 2 together at least 64 samples.
         persistent_workers: As in torch.
         pin_memory_device: As in torch.
         in_order: As in torch; False means ``order="ready"`` unless ``order`` says

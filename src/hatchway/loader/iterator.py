@@ -25,7 +25,12 @@ from hatchway.loader.cost import SampleTimes
 from hatchway.loader.delivery import Delivered, DeliveryRules
 from hatchway.loader.errors import LoaderTimeoutError
 from hatchway.loader.inbox import Inbox
-from hatchway.loader.options import default_buffer_bytes, has_own_batches, resolve_order
+from hatchway.loader.options import (
+    default_buffer_bytes,
+    has_own_batches,
+    lookahead_batches,
+    resolve_order,
+)
 from hatchway.loader.plan import Plan
 from hatchway.loader.pool import Pool
 from hatchway.loader.rescue import Rescue
@@ -72,7 +77,7 @@ class ParallelIterator(_BaseDataLoaderIter):
         self._board.cut_s[0] = self._times.cut_s()
         self._plan = Plan(
             self._commons,
-            window=max(2, loader.prefetch_factor * loader.num_workers),
+            window=lookahead_batches(loader),
             batch_size=config.rules.batch_size if self._free else None,
             single=not self._auto_collation,
         )
@@ -256,7 +261,7 @@ class ParallelIterator(_BaseDataLoaderIter):
 
 
 def _config(loader: Any, free: bool, in_order: bool, num_workers: int) -> CommonsConfig:
-    window = max(2, loader.prefetch_factor * loader.num_workers)
+    window = lookahead_batches(loader)
     batch_size = loader.batch_size or 1
     if has_own_batches(loader):
         # Its batches may have any size, and their sizes are not known.

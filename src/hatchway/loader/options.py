@@ -21,6 +21,8 @@ Seeding = Literal["position", "torch"]
 _LEAST_BUFFER_BYTES = 1 << 20
 _DEFAULT_LEAST_BUFFER_BYTES = 64 << 20
 _SLOW_QUANTILE = 0.75
+_DEFAULT_PREFETCH_FACTOR = 2
+_LEAST_LOOKAHEAD = 64
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,19 @@ def resolve_order(loader: Any) -> Literal["strict", "ready"]:
     if torch.are_deterministic_algorithms_enabled():
         return "strict"
     return "ready" if _is_random(loader) else "strict"
+
+
+def lookahead_batches(loader: Any) -> int:
+    """How many batches may be under way or finished before they are asked for.
+
+    ``prefetch_factor`` for each worker, as in torch, but at least two; and at
+    its default of 2 at least 64 samples, which small batches need to ride out a
+    run of slow ones. The buffer's bound in bytes holds in any case.
+    """
+    batches: int = max(2, loader.prefetch_factor * loader.num_workers)
+    if loader.prefetch_factor == _DEFAULT_PREFETCH_FACTOR and not has_own_batches(loader):
+        batches = max(batches, -(-_LEAST_LOOKAHEAD // (loader.batch_size or 1)))
+    return batches
 
 
 def has_own_batches(loader: Any) -> bool:
