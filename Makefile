@@ -36,7 +36,7 @@ setup-system:  ## install what apt must provide (as root): a compiler, Python's 
 	@PYTHON=$(PYTHON) tools/setup_system.sh
 
 demo: setup  ## Hatchway beside stock torch, on this machine
-	@$(PY) -m hatchway.cli demo
+	@trap : INT; $(PY) -m hatchway.cli demo || [ $$? -eq 130 ]
 
 test: setup  ## every test that this machine can run
 	@$(PY) -m pytest -q

@@ -21,7 +21,7 @@ from typing import Any
 from unittest import mock
 
 import hatchway.loader
-from hatchway.loader import native, rescue, worker
+from hatchway.loader import admission, native, rescue, worker
 from hatchway.loader.board import Block, Board, BoardShape
 from hatchway.loader.commons import Commons, CommonsConfig
 from hatchway.loader.delivery import Delivery, DeliveryRules
@@ -213,7 +213,7 @@ class SimulatedWorker(Worker):
     actor: Actor
 
     def _sleep(self) -> bool:
-        timer = self._sleep_s is not None
+        timer = self._admission.look_again_s is not None
         self.actor.pause("dozing" if timer else "asleep")
         self._bell.silence()
         self._board.parked.cells[self._id] = 0
@@ -304,7 +304,9 @@ class Crew:
         self.pool = SimulatedPool(self)
         self.pool.start = self.start
         clock = SimpleNamespace(monotonic=lambda: self.now_s)
-        self._patches = [mock.patch.object(module, "time", clock) for module in (worker, rescue)]
+        self._patches = [
+            mock.patch.object(module, "time", clock) for module in (admission, rescue, worker)
+        ]
         if pure:
             self._patches.append(mock.patch.object(native, "MODULE", None))
         for patch in self._patches:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
 import warnings
 import weakref
+from pathlib import Path
 from pickle import PicklingError
 from typing import Any
 
@@ -90,6 +92,16 @@ class Pool:
     def forks(self) -> bool:
         """Whether starting a worker is cheap."""
         return bool(self._context.get_start_method() == "fork")
+
+    def num_computing(self) -> int:
+        """How many workers run or wait for a core now; 0 where /proc does not say."""
+        states = []
+        for process in self._processes.values():
+            with contextlib.suppress(OSError):
+                stat = Path(f"/proc/{process.pid}/stat").read_text()
+                # The name, in parentheses, may hold anything.
+                states.append(stat[stat.rindex(")") + 2])
+        return states.count("R")
 
     @property
     def size(self) -> int:

@@ -9,6 +9,7 @@ from hatchway.loader.board import Head, Kind, Running
 from hatchway.loader.commons import Commons
 from hatchway.loader.errors import WorkerDiedError
 from hatchway.loader.failure import death_of, describe_exit
+from hatchway.loader.machine import cpu_quota
 from hatchway.loader.pool import Pool
 from hatchway.loader.statistics import Meter
 
@@ -17,6 +18,9 @@ _TRIES = 2
 # sample that is shorter is worth one.
 _WORTH_A_FORK_S = 0.05
 _WORTH_A_SPAWN_S = 2.0
+# Where the workers compute on every core already, one more only divides the cores
+# anew; it is worth that when samples are so slow that the loop would starve.
+_WORTH_SHARING_S = 1.0
 
 
 class Rescue:
@@ -29,6 +33,7 @@ class Rescue:
         self._visit = commons.locked(commons.training_process)
         self._idle_deaths = 0
         self._seen = 0
+        self._num_cores = cpu_quota()
         self.meter = meter
 
     def replace_dead(self) -> None:
@@ -96,7 +101,10 @@ class Rescue:
         since = now - board.started.array[running]
         slow_s = max(board.cut_s[0], _WORTH_A_FORK_S if self._pool.forks else _WORTH_A_SPAWN_S)
         enough = len(since) >= max(num_seats, self._pool.size)
-        return bool(enough and (since > slow_s).all() and self._commons.schedule.has_work())
+        if not (enough and (since > slow_s).all() and self._commons.schedule.has_work()):
+            return False
+        saturated = self._pool.num_computing() >= self._num_cores
+        return not saturated or bool((since > _WORTH_SHARING_S).all())
 
     def start_background_worker(self, most: int) -> None:
         """Start one more worker, under the lowest id that is free."""

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data._utils import worker as torch_worker
 
 from hatchway.loader import native, payload
+from hatchway.loader.admission import VISIT_S, Admission
 from hatchway.loader.board import Head, Kind, Outgoing, Running, Status
 from hatchway.loader.cost import ChunkSize
 from hatchway.loader.failure import Failure, failure_of
@@ -25,9 +26,6 @@ from hatchway.loader.shared import wait_readable
 from hatchway.loader.store import Store, TrainingProcessGone
 from hatchway.loader.task import WorkerTask
 
-# A worker visits the board at least this often, so that its finished samples
-# are seen and what it claimed behind a slow sample can be taken by others.
-VISIT_S = 0.002
 # Why the native loop came back; see native/loader/chunk.hpp.
 _EXHAUSTED, _UNWRITTEN, _VISIT, _RAISED = range(4)
 
@@ -65,7 +63,7 @@ class Worker:
         self._keys: tuple[int, list[Any]] = (-1, [])
         self._finished: list[tuple[int, int]] = []
         self._last = -1
-        self._sleep_s: float | None = None
+        self._admission = Admission(task.commons, task.worker_id, None)
         parent = parent_process()
         self._parent_alive = _watch(parent.pid if parent else None, parent)
         self._dataset = task.dataset
@@ -100,6 +98,7 @@ class Worker:
             columns = ("status", "span", "started", "current", "key", "row", "kind", "seconds")
             self._flags = native.MODULE.Flags(board.status.array)
             self._spans = native.MODULE.Spans(board.span.array)
+            self._admission = Admission(self._commons, self._id, self._spans)
             self._runner = native.MODULE.ChunkRunner(
                 {name: getattr(board, name).array for name in columns},
                 self._id,
@@ -148,7 +147,7 @@ class Worker:
             if out >= 0:
                 work = out
                 board.running.cells[me] = Running.COLLATE
-            elif self._has_seat():
+            elif self._admission.has_seat():
                 work = self._claim()
             if work is None:
                 board.running.cells[me] = Running.NOTHING
@@ -163,14 +162,15 @@ class Worker:
 
     def _claim(self) -> Claim | None:
         board, commons, me = self._board, self._commons, self._id
+        admission = self._admission
         want = 1
         if self._spans is not None:
             want = self._chunk_size.next()
-            self._free_stuck_chunks()
-        claim = commons.schedule.claim(me, want, memory_left=self._memory_left(want))
+            admission.free_stuck_chunks()
+        claim = commons.schedule.claim(me, want, memory_left=admission.memory_left(want))
         if claim is None:
-            if self._spans is not None and self._chunks_wait():
-                self._sleep_s = VISIT_S
+            if self._spans is not None and admission.chunks_wait():
+                admission.look_again_s = VISIT_S
             return None
         if self._task.rows:
             self._store.prepare_rows(board.home.cells[claim.first & board.mask])
@@ -181,56 +181,6 @@ class Worker:
             board.chunk_first.cells[me] = claim.first
             self._spans.set(me, 0, claim.count)
         return claim
-
-    def _memory_left(self, want: int) -> bool:
-        """Whether ``want`` more samples fit, with room for one batch to spare."""
-        board, heap = self._board, self._commons.heap
-        head = board.head
-        home = board.home.cells[head[Head.CURSOR] & board.mask] & board.home_mask
-        # A batch of rows gets its block at once; pickled samples get theirs one by one.
-        needed = head[Head.ROW_BYTES] * board.home_count.cells[home]
-        needed += head[Head.SAMPLE_BYTES] * (want + head[Head.NUM_PROCESSES])
-        # A quarter of the buffer is for batches that the training loop keeps. Of the rest
-        # half stays free, for the samples of the next batch and for collating it.
-        limit = heap.budget_bytes * 3 // 8
-        if head[Head.RESIDENT] + needed < limit:
-            return True
-        return bool(heap.used_bytes() - head[Head.HELD] + needed < limit)
-
-    def _has_seat(self) -> bool:
-        """Whether the fast lane has room: slow samples give up their worker's seat."""
-        board, head = self._board, self._board.head
-        self._sleep_s = None
-        if head[Head.NUM_PROCESSES] <= head[Head.NUM_SEATS]:
-            return True
-        since = time.monotonic() - board.started.array
-        running = board.running.array == Running.SAMPLE
-        running[self._id] = False
-        fast = running & (since <= board.cut_s[0])
-        if int(fast.sum()) < head[Head.NUM_SEATS]:
-            return True
-        if self._commons.schedule.has_work():
-            # Look again when the next of them has become slow.
-            self._sleep_s = max(0.001, float(board.cut_s[0] - since[fast].max()))
-        return False
-
-    def _free_stuck_chunks(self) -> None:
-        """Take back what waits behind a slow sample in another worker's chunk."""
-        board = self._board
-        now = time.monotonic()
-        for worker, span in enumerate(board.span.cells):
-            if (span >> 32) >= (span & 0xFFFFFFFF) or worker == self._id:
-                continue
-            if now - board.started.cells[worker] > VISIT_S:
-                begin, end = self._spans.steal(worker)
-                if end > begin:
-                    first = board.chunk_first.cells[worker] + begin
-                    self._commons.schedule.give_up(first, end - begin)
-
-    def _chunks_wait(self) -> bool:
-        """Whether another worker has samples that it has not begun."""
-        spans = self._board.span.array
-        return bool(((spans >> np.uint64(32)) < (spans & np.uint64(0xFFFFFFFF))).any())
 
     def _run_chunk(self, claim: Claim) -> None:
         """Run the samples of a claim, as far as nobody takes them away."""
@@ -424,7 +374,7 @@ class Worker:
     def _sleep(self) -> bool:
         """Sleep until the bell rings; False when the training process is gone."""
         parent: list[int] = [] if self._parent_alive is None else [self._parent_alive]
-        timeout_s = self._sleep_s
+        timeout_s = self._admission.look_again_s
         if not parent:
             timeout_s = 5.0 if timeout_s is None else min(timeout_s, 5.0)
         readable = wait_readable([self._bell.fileno(), *parent], timeout_s)

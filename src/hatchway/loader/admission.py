@@ -1,0 +1,80 @@
+"""Whether a worker may begin another sample: memory, the fast lane, stuck chunks."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from hatchway.loader.board import Head, Running
+from hatchway.loader.commons import Commons
+
+# A worker visits the board at least this often, so that its finished samples
+# are seen and what it claimed behind a slow sample can be taken by others.
+VISIT_S = 0.002
+
+
+class Admission:
+    """One worker's view of what the others do. Every method holds the lock.
+
+    Attributes:
+        look_again_s: When a worker without work should look again, or None.
+    """
+
+    def __init__(self, commons: Commons, worker_id: int, spans: Any) -> None:
+        self._commons = commons
+        self._board = commons.board
+        self._worker_id = worker_id
+        self._spans = spans
+        self.look_again_s: float | None = None
+
+    def memory_left(self, want: int) -> bool:
+        """Whether ``want`` more samples fit, with room for one batch to spare."""
+        board, heap = self._board, self._commons.heap
+        head = board.head
+        home = board.home.cells[head[Head.CURSOR] & board.mask] & board.home_mask
+        # A batch of rows gets its block at once; pickled samples get theirs one by one.
+        needed = head[Head.ROW_BYTES] * board.home_count.cells[home]
+        needed += head[Head.SAMPLE_BYTES] * (want + head[Head.NUM_PROCESSES])
+        # A quarter of the buffer is for batches that the training loop keeps. Of the rest
+        # half stays free, for the samples of the next batch and for collating it.
+        limit = heap.budget_bytes * 3 // 8
+        if head[Head.RESIDENT] + needed < limit:
+            return True
+        return bool(heap.used_bytes() - head[Head.HELD] + needed < limit)
+
+    def has_seat(self) -> bool:
+        """Whether the fast lane has room: slow samples give up their worker's seat."""
+        board, head = self._board, self._board.head
+        self.look_again_s = None
+        if head[Head.NUM_PROCESSES] <= head[Head.NUM_SEATS]:
+            return True
+        since = time.monotonic() - board.started.array
+        running = board.running.array == Running.SAMPLE
+        running[self._worker_id] = False
+        fast = running & (since <= board.cut_s[0])
+        if int(fast.sum()) < head[Head.NUM_SEATS]:
+            return True
+        if self._commons.schedule.has_work():
+            # Look again when the next of them has become slow.
+            self.look_again_s = max(0.001, float(board.cut_s[0] - since[fast].max()))
+        return False
+
+    def free_stuck_chunks(self) -> None:
+        """Take back what waits behind a slow sample in another worker's chunk."""
+        board = self._board
+        now = time.monotonic()
+        for worker, span in enumerate(board.span.cells):
+            if (span >> 32) >= (span & 0xFFFFFFFF) or worker == self._worker_id:
+                continue
+            if now - board.started.cells[worker] > VISIT_S:
+                begin, end = self._spans.steal(worker)
+                if end > begin:
+                    first = board.chunk_first.cells[worker] + begin
+                    self._commons.schedule.give_up(first, end - begin)
+
+    def chunks_wait(self) -> bool:
+        """Whether another worker has samples that it has not begun."""
+        spans = self._board.span.array
+        return bool(((spans >> np.uint64(32)) < (spans & np.uint64(0xFFFFFFFF))).any())
