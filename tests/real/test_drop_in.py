@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import multiprocessing
+import os
 import pickle
 import re
 from typing import Any
@@ -246,8 +247,6 @@ class WhoAmI(torch.utils.data.Dataset[int]):
         return 16
 
     def __getitem__(self, number: int) -> int:
-        import os
-
         return os.getpid()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -129,10 +131,6 @@ def test_a_result_that_cannot_be_pickled_fails_as_its_sample() -> None:
 
 
 def test_a_caught_failure_keeps_neither_the_iterator_nor_its_workers() -> None:
-    import gc
-
-    import psutil
-
     def fail_once() -> None:
         iterator = iter(DataLoader(Fails(ValueError("no")), 12, num_workers=1))
         with pytest.raises(ValueError, match="no") as caught:

@@ -13,7 +13,7 @@ from hatchway import DataLoader
 from tests.real.gates import PATIENCE_S
 
 pytestmark = pytest.mark.real
-NUM_SAMPLES = 60
+NUM_SAMPLES = 120
 
 
 class Counting(Sampler[int]):
@@ -60,16 +60,17 @@ def drawn(loader_class: Any, arguments: dict[str, Any]) -> list[int]:
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"batch_size": 3, "num_workers": 1},
-        {"batch_size": 3, "num_workers": 2},
+        {"batch_size": 3, "num_workers": 1, "prefetch_factor": 3},
+        {"batch_size": 3, "num_workers": 2, "prefetch_factor": 3},
+        {"batch_size": 32, "num_workers": 1},
         {"batch_size": 3, "num_workers": 2, "prefetch_factor": 1},
         {"batch_size": 1, "num_workers": 2, "prefetch_factor": 4},
-        {"batch_size": None, "num_workers": 2},
+        {"batch_size": None, "num_workers": 2, "prefetch_factor": 5},
         {"num_workers": 2, "own": True},
     ],
     ids=str,
 )
-def test_the_sampler_is_read_as_far_as_torch_reads_it(
+def test_the_sampler_is_read_exactly_as_far_as_torch_reads_it(
     arguments: dict[str, Any], order: str
 ) -> None:
     theirs = drawn(torch.utils.data.DataLoader, arguments)
@@ -82,3 +83,11 @@ def test_one_batch_ahead_is_never_all_that_is_read() -> None:
     one = {"batch_size": 3, "num_workers": 1, "prefetch_factor": 1}
     assert drawn(torch.utils.data.DataLoader, one)[:3] == [3, 6, 9]
     assert drawn(DataLoader, one)[:3] == [6, 9, 12]
+
+
+@pytest.mark.parametrize("order", ["strict", "ready"])
+def test_by_default_small_batches_are_read_at_least_64_samples_ahead(order: str) -> None:
+    # Differs from torch, which would read 2 batches of 3.
+    found = drawn(DataLoader, {"batch_size": 3, "num_workers": 1, "order": order})
+    assert found[0] == 66
+    assert found[1:5] == [69, 72, 75, 78]

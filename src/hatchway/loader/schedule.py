@@ -211,6 +211,9 @@ class Schedule:
     def _needed(self, position: int) -> bool:
         """Whether the next batch cannot be made without ``position``."""
         board, head = self._board, self._board.head
+        made = board.out_status.array
+        if ((made >= Outgoing.COMPOSED) & (made <= Outgoing.READY)).any():
+            return False
         begin = head[Head.TAIL]
         status = board.run(board.status, begin, head[Head.CURSOR])
         under_way = np.count_nonzero((status == Status.CLAIMED) | (status == Status.DONE))
