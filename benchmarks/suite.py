@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from benchmarks import host
+from benchmarks import epoch, host
 from benchmarks.contention import DISTURBED_SHARE, wait_undisturbed
 from benchmarks.counted import calibrate
-from benchmarks.epoch import run_epoch
 from benchmarks.errors import BenchmarkError
 from benchmarks.limit import Limit, measure_limit
 from benchmarks.loaders import build_loader, shuffled
@@ -57,6 +56,7 @@ def run_suite(options: Options, say: Callable[[str], None] = lambda _: None) -> 
         gc.collect()
     return {
         "schema": SCHEMA,
+        "definitions": {"epoch": epoch.__doc__, "limit": Limit.__doc__},
         "host": described,
         "options": asdict(options),
         "calibration": {"operation_s": operation_s},
@@ -156,7 +156,7 @@ def _run_loader(
         with warnings.catch_warnings():
             # Torch advises against 8 workers on 2 cores; these wait.
             warnings.filterwarnings("ignore", message="This DataLoader will create")
-            epoch, loader = run_epoch(
+            figures, loader = epoch.run_epoch(
                 lambda: build_loader(name, workload, dataset, seed),
                 num_samples=len(dataset),
                 num_batches=len(dataset) // workload.batch_size,
@@ -166,7 +166,7 @@ def _run_loader(
     except Exception as error:  # a loader's failure is a result: name it, go on with the others
         kind = "" if isinstance(error, BenchmarkError) else f"{type(error).__name__}: "
         return {"error": f"{kind}{error}", "statistics": None}
-    return {"error": None, **asdict(epoch), "statistics": statistics_of(loader)}
+    return {"error": None, **asdict(figures), "statistics": statistics_of(loader)}
 
 
 def statistics_of(loader: Any) -> dict[str, Any] | None:
@@ -174,7 +174,8 @@ def statistics_of(loader: Any) -> dict[str, Any] | None:
     snapshot = loader.statistics() if hasattr(loader, "statistics") else None
     if snapshot is None or not dataclasses.is_dataclass(snapshot):
         return None
-    return asdict(snapshot)  # type: ignore[arg-type]  # an instance, not a class
+    fields = asdict(snapshot)  # type: ignore[arg-type]  # an instance, not a class
+    return {"wait_share": getattr(snapshot, "wait_share", None), **fields}
 
 
 def _one_line(run: dict[str, Any], limit_s: float) -> str:

@@ -133,6 +133,7 @@ def test_a_quick_run_of_stock_torch_writes_what_the_documentation_says(tmp_path:
         report["host"]
     )
     assert report["options"]["repeats"] == 1
+    assert "steady_s" in report["definitions"]["epoch"]
     assert report["calibration"]["operation_s"] > 0
     (workload,) = report["workloads"]
     assert workload["num_samples"] == workload["num_batches"] * workload["batch_size"]

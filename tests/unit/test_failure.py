@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import signal
-import sys
+import threading
 from typing import Any
 
 import pytest
@@ -87,7 +87,9 @@ def test_the_cause_says_where_and_shows_the_workers_traceback() -> None:
     assert "ValueError: bad" in cause.worker_traceback
 
 
-@pytest.mark.parametrize("error", [PickyError(code=3), LyingError("x"), ValueError(sys.stdin)])
+@pytest.mark.parametrize(
+    "error", [PickyError(code=3), LyingError("x"), ValueError(threading.Lock())]
+)
 def test_what_cannot_be_pickled_is_a_runtime_error_with_its_name_and_text(
     error: BaseException,
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import mmap
 import os
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,8 +14,8 @@ from hatchway.loader.lease import lease
 
 
 @pytest.fixture
-def mapping() -> Iterator[mmap.mmap]:
-    yield mmap.mmap(-1, 4096)
+def mapping() -> mmap.mmap:
+    return mmap.mmap(-1, 4096)
 
 
 def test_the_view_is_the_memory_itself(mapping: mmap.mmap) -> None:

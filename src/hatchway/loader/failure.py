@@ -43,7 +43,8 @@ class Failure:
             "worker_id": self.worker_id,
             "worker_traceback": self.text,
         }
-        if self.exit_code is not None or self.type_name == WorkerDiedError.__name__:
+        # One that was raised, by a loader inside the dataset, has been pickled.
+        if self.pickled is None and self.type_name == WorkerDiedError.__name__:
             raise WorkerDiedError(f"{where}: {self.text}", exit_code=self.exit_code, **fields)
         cause = SampleError(f"{where}; the worker's traceback:\n\n{self.text}", **fields)
         original = self._original()
