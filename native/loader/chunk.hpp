@@ -92,8 +92,6 @@ inline Return run_chunk(const Columns &at, ChunkState &state, PyObject *dataset,
         std::atomic_ref<std::uint8_t>(at.status[slot])
             .store(at.done_status, std::memory_order_release);
         if (ended - state.visited > state.visit_s) return Return::visit;
-        // Only the interpreter's own loop would look for signals otherwise.
-        if (PyErr_CheckSignals() != 0) return Return::unwritten;
     }
 }
 

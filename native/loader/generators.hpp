@@ -30,8 +30,8 @@ constexpr std::uint64_t sample_key(std::uint64_t base_seed, std::uint64_t epoch,
     return mix(key ^ mix(position + 3 * kGolden));
 }
 
-// One hash a word, keyed by both halves of ``key`` (the rounds are those of
-// C. Wellons' triple32): 32-bit lanes, so that the compiler can vectorise it.
+// One hash a word, keyed by both halves of ``key`` (the multipliers are those of
+// C. Wellons' lowbias32): 32-bit lanes, so that the compiler can vectorise it.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 __attribute__((target_clones("avx2", "default")))
 #endif
@@ -41,10 +41,9 @@ static void fill_words(unsigned char *target, std::uint64_t key) {
     std::uint32_t words[kTwisterWords];
     for (std::uint32_t i = 0; i < kTwisterWords; ++i) {
         std::uint32_t x = (i + 1) * 0x9E3779B9U + low;
-        x = (x ^ (x >> 17)) * 0xED5AD4BBU;
-        x = (x ^ (x >> 11)) * 0xAC4C1B51U + high;
-        x = (x ^ (x >> 15)) * 0x31848BABU;
-        words[i] = x ^ (x >> 14);
+        x = (x ^ (x >> 16)) * 0x21F0AAADU + high;
+        x = (x ^ (x >> 15)) * 0xD35A2D97U;
+        words[i] = x ^ (x >> 15);
     }
     std::memcpy(target, words, sizeof words);
 }

@@ -119,9 +119,7 @@ def test_a_second_death_names_the_sample_and_the_signal(
 
 
 def test_in_strict_order_a_second_death_costs_its_batch_only() -> None:
-    batches, errors = run(
-        DataLoader(Deadly({5: 99}), 4, num_workers=2, order="strict", timeout=30)
-    )
+    batches, errors = run(DataLoader(Deadly({5: 99}), 4, num_workers=2, order="strict", timeout=30))
     assert [type(error) for error in errors] == [WorkerDiedError]
     assert batches == [[0, 1, 2, 3], [8, 9, 10, 11]]
 
@@ -140,9 +138,7 @@ def test_a_batch_whose_collate_kills_twice_is_named_and_the_others_come() -> Non
         return default_collate(samples)
 
     dataset = Deadly({})
-    loader = DataLoader(
-        dataset, 4, num_workers=2, collate_fn=collate, order="strict", timeout=30
-    )
+    loader = DataLoader(dataset, 4, num_workers=2, collate_fn=collate, order="strict", timeout=30)
     batches, errors = run(loader)
     (error,) = errors
     assert isinstance(error, WorkerDiedError)

@@ -177,9 +177,7 @@ class Epochs:
         while True:
             with self._visit:
                 self.commons.schedule.abandon()
-                busy = (self.board.running.array != Running.NOTHING) & (
-                    self.board.alive.array == 1
-                )
+                busy = (self.board.running.array != Running.NOTHING) & (self.board.alive.array == 1)
                 if not busy.any():
                     self._plan.forget()
                     break
@@ -254,7 +252,8 @@ class Epochs:
             assert not missing, f"never delivered: {missing}"
         if setting.is_free:
             whole = self.batches if setting.drop_last else self.batches[:-1]
-            assert all(len(batch) == size for batch in whole)
+            # A failure leaves alone, so that less than a batch may be left in the ring.
+            assert setting.failing or all(len(batch) == size for batch in whole)
             assert all(sorted(batch) == batch for batch in self.batches)
         else:
             assert all(batch in self.homes for batch in self.batches)

@@ -74,7 +74,7 @@ def empty(number: int) -> Any:
 
 
 def large(number: int) -> Any:
-    return torch.full((1 << 16,), number, dtype=torch.int32), number
+    return torch.full((1 << 14,), number, dtype=torch.int32), number
 
 
 def tiny(number: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from functools import cache
+from itertools import product
 from typing import Any
 
 import pytest
@@ -17,7 +18,6 @@ from tests.real.shapes import NUM_SAMPLES, SHAPES, unbatch
 pytestmark = pytest.mark.real
 
 SHAPE = pytest.mark.parametrize("shape", SHAPES)
-SETTING = pytest.mark.parametrize("setting", SETTINGS)
 # What changes how batches are made; the other settings change how keys travel.
 FREE = (
     "sequential",
@@ -34,7 +34,12 @@ FREE = (
 
 @cache
 def stock(shape: str, setting: str) -> list[Epoch]:
-    epochs = run(torch.utils.data.DataLoader, shape, num_workers=1, **SETTINGS[setting])
+    arguments = SETTINGS[setting]
+    # Stock torch gives the same batches with workers and without, sooner:
+    # the slow way once for each setting, and where the setting needs workers.
+    needs_workers = {"prefetch_factor", "persistent_workers"} & set(arguments)
+    num_workers = 1 if needs_workers or shape in ("fixed", "failing") else 0
+    epochs = run(torch.utils.data.DataLoader, shape, num_workers=num_workers, **arguments)
     # Stock torch's exceptions hold on to their iterator, and that to its workers.
     gc.collect()
     return epochs
@@ -56,8 +61,11 @@ def assert_same(ours: list[Epoch], theirs: list[Epoch]) -> None:
         assert one.outcomes == other.outcomes, f"epoch {number}"
 
 
-@SHAPE
-@SETTING
+@pytest.mark.parametrize(
+    ("shape", "setting"),
+    # After a failure stock torch takes five seconds to stop persistent workers.
+    [pair for pair in product(SHAPES, SETTINGS) if pair != ("failing", "persistent over 3 epochs")],
+)
 def test_in_strict_order_two_workers_give_the_batches_of_stock_torch(
     shape: str, setting: str
 ) -> None:
@@ -65,7 +73,7 @@ def test_in_strict_order_two_workers_give_the_batches_of_stock_torch(
 
 
 @SHAPE
-@pytest.mark.parametrize("setting", ["shuffle", "own batches", "batch_size None", "drop_last"])
+@pytest.mark.parametrize("setting", ["own batches", "batch_size None", "drop_last"])
 def test_in_strict_order_one_worker_gives_the_batches_of_stock_torch(
     shape: str, setting: str
 ) -> None:
@@ -73,9 +81,10 @@ def test_in_strict_order_one_worker_gives_the_batches_of_stock_torch(
 
 
 @SHAPE
-@pytest.mark.parametrize("setting", [name for name in SETTINGS if "persistent" not in name])
-def test_without_workers_the_batches_are_those_of_stock_torch(shape: str, setting: str) -> None:
-    assert_same(hatchway(shape, setting, 0, "ready"), stock(shape, setting))
+def test_without_workers_the_batches_are_those_of_stock_torch(shape: str) -> None:
+    for setting in SETTINGS:
+        if "persistent" not in setting:
+            assert_same(hatchway(shape, setting, 0, "ready"), stock(shape, setting))
 
 
 @pytest.mark.parametrize("shape", [name for name in SHAPES if name != "failing"])

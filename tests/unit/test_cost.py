@@ -41,8 +41,12 @@ def observed(seconds: np.ndarray, step: int, **arguments: float) -> SampleTimes:
 @pytest.mark.parametrize("count", [1, 40, 256, 1000])
 def test_quantiles_are_numpys_over_the_most_recent_samples(step: int, count: int) -> None:
     seconds = np.random.default_rng(count).exponential(0.01, count).astype(np.float32)
-    found = observed(seconds, step).quantiles(0.5, 0.75, 0.99, 1.0)
-    np.testing.assert_allclose(found, np.quantile(seconds[-256:], (0.5, 0.75, 0.99, 1.0)))
+    chances = (0.5, 0.75, 0.99, 1.0)
+    found = observed(seconds, step).quantiles(*chances)
+    # Between two samples either may be taken, or what lies between them.
+    below = np.quantile(seconds[-256:], chances, method="lower")
+    above = np.quantile(seconds[-256:], chances, method="higher")
+    assert np.all((below <= found) & (found <= above))
 
 
 def test_before_the_first_sample_the_quantiles_are_zeros() -> None:
@@ -59,8 +63,8 @@ def test_the_cut_waits_for_enough_samples() -> None:
 def test_the_cut_is_the_quantile_where_samples_differ_and_twice_the_median_where_not() -> None:
     even = observed(np.full(200, 0.01, np.float32), 8)
     assert even.cut_s() == pytest.approx(0.02)
-    skewed = observed(np.tile(np.array([0.01, 0.01, 0.5, 0.5], np.float32), 50), 8)
-    assert skewed.cut_s() == pytest.approx(0.51, abs=0.02)
+    skewed = observed(np.tile(np.array([0.01, 0.01, 0.01, 0.5, 0.5], np.float32), 50), 8)
+    assert skewed.cut_s() == pytest.approx(0.5)
 
 
 def test_the_cut_follows_a_change_of_pace() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hatchway.loader.board import Head, Running
+from hatchway.loader.board import Head, Running, Status
 from hatchway.loader.commons import Commons
 
 # A worker visits the board at least this often, so that its finished samples
@@ -73,6 +73,24 @@ class Admission:
                 if end > begin:
                     first = board.chunk_first.cells[worker] + begin
                     self._commons.schedule.give_up(first, end - begin)
+
+    def take_back_lost(self) -> None:
+        """Plan again what a worker took from this one's chunk and, dying, did not give up.
+
+        The chunk is over: what is still claimed of it nobody will run.
+        """
+        board, me = self._board, self._worker_id
+        end = board.span.cells[me] & 0xFFFFFFFF
+        if not end:
+            return
+        board.span.cells[me] = 0
+        begin = max(board.chunk_first.cells[me], board.head[Head.TAIL])
+        end += board.chunk_first.cells[me]
+        lost = board.run(board.status, begin, end) == Status.CLAIMED
+        if lost.any():
+            lost &= board.run(board.worker, begin, end) == me
+            for offset in np.flatnonzero(lost).tolist():
+                self._commons.schedule.give_up(begin + offset, 1)
 
     def chunks_wait(self) -> bool:
         """Whether another worker has samples that it has not begun."""

@@ -43,7 +43,7 @@ class Kind:
     NONE: Final = 0
     ROW: Final = 1  # a row of the home batch's block; for a batch: the rows are the batch
     BLOB: Final = 2  # pickled, in a block of its own
-    COLLATED: Final = 3  # a batch of one, collated by the worker that made its sample
+    COLLATED: Final = 3  # a home batch collated by the worker that made all its samples
     ERROR: Final = 4  # a pickled failure, in a block of its own
 
 
@@ -288,6 +288,19 @@ class Board:
         if len(parts) == 1:
             return parts[0]
         return np.concatenate(parts) if parts else column.array[:0]
+
+    def has_room(self, count: int) -> bool:
+        """Whether a home batch of ``count`` positions fits into the rings.
+
+        Slots are used again a home batch at a time: one sample of it that has not
+        left keeps them all.
+        """
+        head, first = self.head, self.head[Head.PUBLISHED]
+        needed = count
+        if head[Head.HOME_TAIL] < head[Head.HOMES]:
+            needed += first - self.home_first.cells[head[Head.HOME_TAIL] & self.home_mask]
+        num_homes = head[Head.HOMES] - head[Head.HOME_TAIL]
+        return bool(needed <= self.mask + 1 and num_homes <= self.home_mask)
 
     def run_at(self, column: Column, positions: NDArray[np.int64]) -> NDArray[Any]:
         """The cells of the given positions, as a copy."""

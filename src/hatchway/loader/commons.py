@@ -86,6 +86,10 @@ class Commons:
         """Like :meth:`view`; ``on_release`` runs when nothing looks at it any more."""
         return lease(self._mapping.memory, self.board.block_offset.cells[block], nbytes, on_release)
 
+    def lease_all(self, on_release: Any) -> memoryview:
+        """A view of the whole buffer; ``on_release`` as in :meth:`lease`."""
+        return lease(self._mapping.memory, 0, self._mapping.nbytes, on_release)
+
     def wake_for_memory(self) -> None:
         """Wake the workers that wait for memory, if any do."""
         if Running.WAITING_FOR_MEMORY in bytes(self.board.running.cells):

@@ -72,4 +72,7 @@ class SampleTimes:
         if not self._num_seen:
             return (0.0,) * len(probabilities)
         recent = self._ring[: self._num_seen]
-        return tuple(np.quantile(recent, probabilities).tolist())
+        # The nearest rank: np.quantile's interpolation costs ten times as much.
+        ranks = [round(probability * (len(recent) - 1)) for probability in probabilities]
+        partitioned = np.partition(recent, ranks)
+        return tuple(float(partitioned[rank]) for rank in ranks)

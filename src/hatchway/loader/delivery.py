@@ -128,9 +128,8 @@ class Delivery:
             if board.home_block.cells[home] == block:
                 board.home_block.cells[home] = -1
         elif kind in (Kind.COLLATED, Kind.ERROR):
-            for position in positions.tolist():
-                if board.block.cells[position & board.mask] == block:
-                    board.block.cells[position & board.mask] = -1
+            slots = positions & board.mask
+            board.block.array[slots[board.block.array[slots] == block]] = -1
         board.out_status.cells[slot] = Outgoing.TAKEN
         # A collated batch is consumed already; its slots may hold other positions.
         self.consume(positions[positions >= head[Head.TAIL]])
@@ -270,39 +269,69 @@ class Delivery:
             # first look and finished at the second would be missing from both.
             status = board.run(board.status, begin, end).copy()
             over = np.flatnonzero((status == Status.DONE) | (status == Status.FAILED))
+            over, whole = self._without_whole(over, begin)
             count = len(over)
+            if whole is not None and (count < rules.batch_size or whole[0] < over[0] + begin):
+                self._emit(whole, is_failure=False)
+                continue
             if not count:
                 return
             if count < rules.batch_size:
                 pending = (status == Status.PLANNED) | (status == Status.CLAIMED)
-                if not head[Head.EXHAUSTED] or pending.any():
+                if pending.any() or not (
+                    # After failures, which leave alone, less than a batch may be left
+                    # while nothing more can be planned before its first sample leaves.
+                    head[Head.EXHAUSTED] or not board.has_room(rules.batch_size)
+                ):
                     return
             chosen = over[: rules.batch_size] + begin
-            number = head[Head.OUT_HEAD]
-            out = number & board.out_mask
             failed = chosen[board.status.array[chosen & board.mask] == Status.FAILED]
             if len(failed):
                 # A failed sample leaves alone, in its turn: the others are not lost.
                 chosen = failed[:1]
-            elif len(chosen) < rules.batch_size and rules.drop_last:
+            elif len(chosen) < rules.batch_size and rules.drop_last and head[Head.EXHAUSTED]:
                 self.consume(chosen)
                 return
-            board.members[out, : len(chosen)] = chosen
-            board.out_fixed.cells[out] = 0
-            board.out_count.cells[out] = len(chosen)
-            if len(failed):
-                self._as_is(out, int(chosen[0]))
-            else:
-                self._describe(out, chosen)
-            board.status.array[chosen & board.mask] = Status.TAKEN
-            head[Head.OUT_HEAD] = number + 1
+            self._emit(chosen, is_failure=bool(len(failed)))
+
+    def _without_whole(
+        self, over: NDArray[np.int64], begin: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+        """Finished offsets that are not part of a batch collated by one worker.
+
+        Returns:
+            The offsets, and the positions of the first such batch, if there is one.
+        """
+        board = self._board
+        is_whole = board.run_at(board.kind, over + begin) == Kind.COLLATED
+        if not is_whole.any():
+            return over, None
+        first = int(over[np.argmax(is_whole)]) + begin
+        home = board.home.cells[first & board.mask] & board.home_mask
+        end = first + board.home_count.cells[home]
+        return over[~is_whole], np.arange(first, end, dtype=np.int64)
+
+    def _emit(self, chosen: NDArray[np.int64], *, is_failure: bool) -> None:
+        """Make the next outgoing batch of these positions."""
+        board, head = self._board, self._board.head
+        number = head[Head.OUT_HEAD]
+        out = number & board.out_mask
+        board.members[out, : len(chosen)] = chosen
+        board.out_fixed.cells[out] = 0
+        board.out_count.cells[out] = len(chosen)
+        if is_failure:
+            self._as_is(out, int(chosen[0]))
+        else:
+            self._describe(out, chosen)
+        board.status.array[chosen & board.mask] = Status.TAKEN
+        head[Head.OUT_HEAD] = number + 1
 
     def _describe(self, out: int, positions: NDArray[np.int64]) -> None:
         """Fill an outgoing entry: ready as it lies, or to be collated."""
         board = self._board
         board.out_attempts.cells[out] = 0
         slot = int(positions[0]) & board.mask
-        if len(positions) == 1 and board.kind.cells[slot] == Kind.COLLATED:
+        if board.kind.cells[slot] == Kind.COLLATED:
             self._as_is(out, int(positions[0]))
             return
         home = board.home.cells[slot] & board.home_mask

@@ -70,7 +70,6 @@ class Plan:
 
     def publish(self, drawn: list[list[Any]]) -> None:
         """Plan the batches that were drawn. Holds the lock."""
-        schedule = self._commons.schedule
         self._waiting.extend(drawn)
         while self._waiting:
             keys = self._waiting[0]
@@ -79,7 +78,7 @@ class Plan:
                     f"batch_sampler yielded a batch of {len(keys)} indices; at most "
                     f"{self._board.mask + 1} are possible; use smaller batches"
                 )
-            if keys and not schedule.room(len(keys)):
+            if keys and not self._board.has_room(len(keys)):
                 break  # displaced samples still hold the ring; they come first
             del self._waiting[0]
             if keys:

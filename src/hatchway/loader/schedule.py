@@ -38,12 +38,6 @@ class Schedule:
         self._board = board
         self._heap = heap
 
-    def room(self, count: int) -> bool:
-        """Whether a home batch of ``count`` positions fits into the rings."""
-        head = self._board.head
-        fits = head[Head.PUBLISHED] + count - head[Head.TAIL] <= self._board.mask + 1
-        return bool(fits and head[Head.HOMES] - head[Head.HOME_TAIL] <= self._board.home_mask)
-
     def publish(self, count: int, keys: NDArray[np.int64] | None, keys_block: int = -1) -> int:
         """Plan a home batch; return its number.
 
@@ -136,6 +130,7 @@ class Schedule:
             board.status.cells[slot] = Status.PLANNED
             if position < head[Head.CURSOR]:
                 head[Head.NUM_RETRY] += 1
+            self._uncollate(board.home.cells[slot])
         outgoing: int | None = None
         for slot in np.flatnonzero(board.out_status.array == Outgoing.COLLATING).tolist():
             if board.out_worker.cells[slot] == worker:
@@ -147,6 +142,19 @@ class Schedule:
         board.parked.cells[worker] = 0
         board.alive.cells[worker] = 0
         return Reclaimed(died_on, outgoing, attempts)
+
+    def _uncollate(self, home: int) -> None:
+        """Plan again the samples of a batch whose maker died while handing it over."""
+        board = self._board
+        first = board.home_first.cells[home & board.home_mask]
+        for position in range(first, first + board.home_count.cells[home & board.home_mask]):
+            slot = position & board.mask
+            if board.kind.cells[slot] == Kind.COLLATED and board.status.cells[slot] == Status.DONE:
+                if board.block.cells[slot] >= 0:
+                    self._heap.release(board.block.cells[slot])
+                    board.block.cells[slot] = -1
+                board.status.cells[slot] = Status.PLANNED
+                board.head[Head.NUM_RETRY] += 1
 
     def fail(self, position: int, block: int, nbytes: int) -> None:
         """Give a position up for good; the block holds the pickled failure."""

@@ -54,10 +54,9 @@ def twister_words(key: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
     """The 624 words of the stream of ``key``, as uint32."""
     x = np.arange(1, TWISTER_WORDS + 1, dtype=np.uint32) * np.uint32(0x9E3779B9)
     x += np.uint32(key & 0xFFFFFFFF)
-    x = (x ^ (x >> np.uint32(17))) * np.uint32(0xED5AD4BB)
-    x = (x ^ (x >> np.uint32(11))) * np.uint32(0xAC4C1B51) + np.uint32(key >> 32)
-    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x31848BAB)
-    words: np.ndarray[Any, np.dtype[np.uint32]] = x ^ (x >> np.uint32(14))
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x21F0AAAD) + np.uint32(key >> 32)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0xD35A2D97)
+    words: np.ndarray[Any, np.dtype[np.uint32]] = x ^ (x >> np.uint32(15))
     return words
 
 

@@ -45,8 +45,7 @@ class Store:
         self._layout: RowLayout | None = None
         self._writers: dict[int, tuple[int, RowWriter]] = {}
         self._targets: dict[int, tuple[int, Any]] = {}
-        self._lent: set[int] = set()
-        self._released: set[int] = set()
+        self._loans: list[_Loan] = []
 
     def put_sample(self, position: int, sample: object) -> int:
         """Write a sample into its row or a block of its own."""
@@ -133,24 +132,38 @@ class Store:
         self._targets[block] = (count, target)
         return target
 
+    @property
+    def has_row_batches(self) -> bool:
+        """Whether the rows of a batch are, or may yet become, its collated form."""
+        is_row = self._rows and self._board.head[Head.ROWS] != _GIVEN_UP
+        return is_row and self._commons.config.rules.rows_are_batch
+
     def load_samples(self, positions: list[int]) -> list[Any]:
         """Samples that any worker has stored; views of shared memory."""
-        board = self._board
+        board, commons = self._board, self._commons
+        loan = _Loan()
+        memory = commons.lease_all(loan.end)
         rows: dict[int, list[Any]] = {}
         samples = []
         for position in positions:
             slot = position & board.mask
-            if board.kind.cells[slot] != Kind.ROW:
-                view = self._borrow(board.block.cells[slot], board.nbytes.cells[slot])
-                samples.append(payload.load(view))
-                continue
             home = board.home.cells[slot]
+            if board.kind.cells[slot] != Kind.ROW:
+                block = board.block.cells[slot]
+                offset = board.block_offset.cells[block]
+                samples.append(payload.load(memory[offset : offset + board.nbytes.cells[slot]]))
+                loan.blocks.append(block)
+                continue
             layout = self._agreed_layout()
             if home not in rows:
                 count = board.home_count.cells[home & board.home_mask]
                 block = board.home_block.cells[home & board.home_mask]
-                rows[home] = layout.tensors(self._borrow(block, layout.block_bytes(count)), count)
+                offset = board.block_offset.cells[block]
+                view = memory[offset : offset + layout.block_bytes(count)]
+                rows[home] = layout.tensors(view, count)
+                loan.blocks.append(block)
             samples.append(layout.sample_of(rows[home], board.row.cells[slot]))
+        self._loans.append(loan)
         return samples
 
     def gather(self, positions: list[int], block: int) -> None:
@@ -181,22 +194,23 @@ class Store:
 
     def lend_what_lives(self) -> None:
         """Keep blocks that the user's collate function still looks at. Holds the lock."""
-        for block in self._lent - self._released:
-            self._commons.heap.lend(block, self._worker_id)
-        self._lent -= self._released
-        self._released.clear()
+        self._loans = [loan for loan in self._loans if not loan.is_over]
+        for loan in self._loans:
+            for block in loan.blocks:
+                self._commons.heap.lend(block, self._worker_id)
 
     def take_back(self) -> None:
         """Free lent blocks that nothing looks at any more. Holds the lock."""
-        for block in self._lent & self._released:
-            self._commons.heap.take_back(block)
-        self._lent -= self._released
-        self._released.clear()
+        for loan in self._loans:
+            if loan.is_over:
+                for block in loan.blocks:
+                    self._commons.heap.take_back(block)
+        self._loans = [loan for loan in self._loans if not loan.is_over]
 
     @property
     def has_lent(self) -> bool:
         """Whether some block waits for its last view."""
-        return bool(self._lent)
+        return bool(self._loans)
 
     def _put_row(self, position: int, sample: object) -> bool:
         board = self._board
@@ -253,10 +267,17 @@ class Store:
     def _whole(self, block: int, count: int) -> memoryview:
         return self._commons.view(block, self._agreed_layout().block_bytes(count))
 
-    def _borrow(self, block: int, nbytes: int) -> memoryview:
-        self._lent.add(block)
-        self._released.discard(block)
-        return self._commons.lease(block, nbytes, lambda: self._released.add(block))
+
+class _Loan:
+    """Blocks that the user's collate function looks at, all through one view."""
+
+    def __init__(self) -> None:
+        self.blocks: list[int] = []
+        self.is_over = False
+
+    def end(self) -> None:
+        """The last view is gone."""
+        self.is_over = True
 
 
 def read_layout(commons: Commons) -> RowLayout:

@@ -1,0 +1,275 @@
+"""How a worker runs the samples that it claimed, and hands them over."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+from hatchway.loader import native, payload
+from hatchway.loader.admission import VISIT_S
+from hatchway.loader.board import Head, Kind, Status
+from hatchway.loader.cost import ChunkSize
+from hatchway.loader.failure import Failure, failure_of
+from hatchway.loader.schedule import Claim
+from hatchway.loader.seeding import NoSeeder, Seeder, make_seeder
+from hatchway.loader.store import Store
+from hatchway.loader.task import WorkerTask
+
+# Why the native loop came back; see native/loader/chunk.hpp.
+_EXHAUSTED, _UNWRITTEN, _VISIT, _RAISED = range(4)
+
+
+class SampleRunner:
+    """Runs ``dataset[index]`` for claimed positions and stores what comes back.
+
+    Args:
+        task: What the worker was given.
+        store: Where samples go.
+        hand_in: Called with a finished position in the middle of a long chunk.
+
+    Attributes:
+        chunk_size: Learns how many samples make a millisecond.
+        spans: The native view of the workers' chunks; None without native code.
+        last: The last position that was finished since the last visit, or -1.
+    """
+
+    def __init__(self, task: WorkerTask, store: Store, hand_in: Callable[[int], None]) -> None:
+        self.chunk_size = ChunkSize()
+        self.spans: Any = None
+        self.last = -1
+        self._task = task
+        self._worker_id = task.worker_id
+        self._commons = task.commons
+        self._board = task.commons.board
+        self._store = store
+        self._hand_in = hand_in
+        self._dataset = task.dataset
+        self._init_failure: Failure | None = None
+        self._keys: tuple[int, list[Any]] = (-1, [])
+        self._finished: list[tuple[int, int]] = []
+        self._collated: tuple[int, int] | None = None
+        self._flags: Any = None
+        self._loop: Any = None
+        self._seeder: Seeder = make_seeder() if task.per_position_seeds else NoSeeder()
+        generators = getattr(self._seeder, "generators", None)
+        if native.MODULE is not None and (generators or not task.per_position_seeds):
+            board = self._board
+            columns = ("status", "span", "started", "current", "key", "row", "kind", "seconds")
+            self._flags = native.MODULE.Flags(board.status.array)
+            self.spans = native.MODULE.Spans(board.span.array)
+            self._loop = native.MODULE.ChunkRunner(
+                {name: getattr(board, name).array for name in columns},
+                self._worker_id,
+                Status.DONE,
+                Kind.ROW,
+                generators,
+                random._inst,
+            )
+
+    def start(self) -> None:
+        """Call ``worker_init_fn``; if it fails, every sample of this worker does."""
+        if self._task.worker_init_fn is None:
+            return
+        try:
+            self._task.worker_init_fn(self._worker_id)
+        except Exception as error:
+            self._dataset = _Unusable()
+            self._init_failure = failure_of(
+                error,
+                doing=f"worker_init_fn of worker {self._worker_id}",
+                position=None,
+                index=None,
+                worker_id=None,
+            )
+
+    def hand_over(self) -> int:
+        """Let the others see what is finished. Holds the lock.
+
+        Returns:
+            The last finished position since the last time, or -1.
+        """
+        board, last = self._board, self.last
+        for slot, status in self._finished:
+            board.status.cells[slot] = status
+        self._finished.clear()
+        if self._collated is not None:
+            first, end = self._collated
+            board.assign(board.status, first, end, Status.DONE)
+            self._collated = None
+        self.last = -1
+        return last
+
+    def run(self, claim: Claim) -> None:
+        """Run the samples of a claim, as far as nobody takes them away."""
+        board, head = self._board, self._board.head
+        home = board.home.cells[claim.first & board.mask]
+        keys = self._keys_of(claim)
+        rules = self._commons.config.rules
+        count = board.home_count.cells[home & board.home_mask]
+        # A last batch of one may yet become part of another, where batches are free.
+        is_single = count == 1 and (rules.fixed or rules.batch_size == 1)
+        visited = time.monotonic()
+        if self._loop is None:
+            self._run_sample(claim.first, keys, is_single)
+            self.chunk_size.observe(1, time.monotonic() - visited)
+            return
+        rows = None if is_single else self._store.native_rows(home)
+        # A whole batch of cheap samples that are not rows is collated here, at once.
+        is_whole = claim.count == count > 1 and not self._store.has_row_batches
+        is_whole = is_whole and (rules.fixed or count == rules.batch_size)
+        held: list[tuple[int, Any]] = []
+        base_seed, epoch, start = head[Head.BASE_SEED], head[Head.EPOCH], head[Head.EPOCH_START]
+        done = 0
+        while True:
+            try:
+                why, position, sample = self._loop.run(
+                    self._dataset, claim.first, base_seed, epoch, start, visited, VISIT_S, keys,
+                    None if is_whole else rows,
+                )  # fmt: skip
+            except (Exception, SystemExit) as error:
+                position, sample, why = board.current.cells[self._worker_id], None, _RAISED
+                self._put_failure(position, self._key(position, keys), error)
+                self._publish(position, Status.FAILED)
+                is_whole = False
+            done += self._loop.num_done
+            if why in (_EXHAUSTED, _VISIT) and self._loop.num_done:
+                self.last = position
+            if why == _EXHAUSTED:
+                break
+            if why == _UNWRITTEN and is_whole:
+                held.append((position, sample))
+            elif why == _UNWRITTEN:
+                self._put_and_publish(position, sample, keys, is_single)
+                if rows is None and not is_single:
+                    rows = self._store.native_rows(home)
+            del sample
+            ended = self._loop.ended
+            if ended - visited > VISIT_S:
+                # Hand in and look around; what is left of the chunk is still ours,
+                # unless somebody takes it.
+                is_whole = False
+                self._put_all(held, keys)
+                self.chunk_size.observe(done, ended - visited)
+                visited, done = ended, 0
+                self._hand_in(self.last)
+        if not (is_whole and len(held) == count and self._put_batch(held)):
+            self._put_all(held, keys)
+        self.chunk_size.observe(done, time.monotonic() - visited)
+
+    def _put_all(self, held: list[tuple[int, Any]], keys: list[Any] | None) -> None:
+        """Store samples that were to be collated at once one by one."""
+        for position, sample in held:
+            self._put_and_publish(position, sample, keys, is_single=False)
+        held.clear()
+
+    def _put_batch(self, held: list[tuple[int, Any]]) -> bool:
+        """Collate a whole home batch; False if that fails, with nothing changed."""
+        board, first = self._board, held[0][0]
+        end = first + len(held)
+        try:
+            content = payload.dump(self._task.collate_fn([sample for _, sample in held]))
+            self._store.put_blob(first, content)
+        except (Exception, SystemExit):
+            return False  # collated again as any other batch, which reports the failure
+        board.assign(board.kind, first, end, Kind.COLLATED)
+        self._collated = (first, end)
+        self.last = first
+        return True
+
+    def _run_sample(self, position: int, keys: list[Any] | None, is_single: bool) -> None:
+        """Run one sample in Python: the twin of the native loop."""
+        board, head = self._board, self._board.head
+        begun = time.monotonic()
+        board.current.cells[self._worker_id] = position
+        board.started.cells[self._worker_id] = begun
+        key = self._key(position, keys)
+        self._seeder.seed(head[Head.BASE_SEED], head[Head.EPOCH], position - head[Head.EPOCH_START])
+        try:
+            sample = self._dataset[key]
+        except (Exception, SystemExit) as error:
+            self._put_failure(position, key, error)
+            self._publish(position, Status.FAILED)
+            return
+        finally:
+            board.seconds.cells[position & board.mask] = time.monotonic() - begun
+        self._put_and_publish(position, sample, keys, is_single)
+
+    def _key(self, position: int, keys: list[Any] | None) -> Any:
+        """The dataset's index at a position."""
+        slot = position & self._board.mask
+        return self._board.key.cells[slot] if keys is None else keys[self._board.row.cells[slot]]
+
+    def _put_and_publish(
+        self, position: int, sample: Any, keys: list[Any] | None, is_single: bool
+    ) -> None:
+        """Store a sample the general way; one that cannot be stored has failed."""
+        status = Status.DONE
+        try:
+            if is_single:
+                self._put_batch_of_one(position, sample)
+            else:
+                kind = self._store.put_sample(position, sample)
+                self._board.kind.cells[position & self._board.mask] = kind
+        except (Exception, SystemExit) as error:
+            self._put_failure(position, self._key(position, keys), error)
+            status = Status.FAILED
+        self._publish(position, status)
+
+    def _publish(self, position: int, status: int) -> None:
+        """Let the others see a finished sample."""
+        slot = position & self._board.mask
+        self.last = position
+        if self._flags is None:
+            # Without native code only the lock orders memory between processes.
+            self._finished.append((slot, status))
+        else:
+            self._flags.publish(slot, status)
+
+    def _put_batch_of_one(self, position: int, sample: Any) -> None:
+        """Collate here and now: the whole batch is in this worker's hands."""
+        collate = self._task.collate_fn
+        batch = collate([sample] if self._task.auto_collation else sample)
+        self._store.put_blob(position, payload.dump(batch))
+        self._board.kind.cells[position & self._board.mask] = Kind.COLLATED
+
+    def _put_failure(self, position: int, key: Any, error: BaseException) -> None:
+        board = self._board
+        slot = position & board.mask
+        if isinstance(error, _InitError) and self._init_failure is not None:
+            failure = self._init_failure
+        else:
+            failure = failure_of(
+                error,
+                doing="loading the sample",
+                position=position - board.head[Head.EPOCH_START],
+                index=key,
+                worker_id=self._worker_id,
+            )
+        self._store.put_blob(position, payload.dump(failure), over_budget=True)
+        board.kind.cells[slot] = Kind.ERROR
+
+    def _keys_of(self, claim: Claim) -> list[Any] | None:
+        """The home batch's dataset keys, where they are not plain ints."""
+        board = self._board
+        home = board.home.cells[claim.first & board.mask]
+        block = board.home_keys.cells[home & board.home_mask]
+        if block < 0:
+            return None
+        if self._keys[0] != home:
+            view = self._commons.view(block, board.block_bytes.cells[block])
+            self._keys = (home, pickle.loads(view))
+        return self._keys[1]
+
+
+class _InitError(Exception):
+    """Stands for the failure of ``worker_init_fn``."""
+
+
+class _Unusable:
+    """Stands for the dataset of a worker whose ``worker_init_fn`` failed."""
+
+    def __getitem__(self, key: Any) -> Any:
+        raise _InitError
