@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import psutil
@@ -85,7 +86,7 @@ def test_a_sample_whose_worker_died_once_is_run_again(order: str, die: Callable[
     loader = DataLoader(dataset, 3, num_workers=2, order=order, timeout=30)
     batches, errors = run(loader)
     assert not errors
-    assert sorted(sum(batches, [])) == list(range(NUM_SAMPLES))
+    assert sorted(chain.from_iterable(batches)) == list(range(NUM_SAMPLES))
     if order == "strict":
         assert batches == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
     assert dataset.num_runs[4] == dataset.num_runs[9] == 2
@@ -115,7 +116,9 @@ def test_a_second_death_names_the_sample_and_the_signal(
     assert word in str(error)
     assert "index 5 (position 1)" in str(error)
     assert dataset.num_runs[5] == 2
-    assert sorted(sum(batches, [])) == [index for index in range(NUM_SAMPLES) if index != 5]
+    assert sorted(chain.from_iterable(batches)) == [
+        index for index in range(NUM_SAMPLES) if index != 5
+    ]
 
 
 def test_in_strict_order_a_second_death_costs_its_batch_only() -> None:
@@ -201,14 +204,14 @@ def test_a_worker_killed_with_the_lock_in_hand_stops_nobody() -> None:
         def __getitem__(self, index: Any) -> torch.Tensor:
             if index == 2 and not held.is_set():
                 held.set()
-                commons = LOADER[0]._iterator_commons
+                commons = loaders[0]._iterator_commons
                 commons.locked(0).__enter__()
                 killed()
             return super().__getitem__(index)
 
-    LOADER: list[Any] = []
+    loaders: list[Any] = []
     loader = DataLoader(Locks({}), 3, num_workers=2, order="strict", timeout=30)
-    LOADER.append(loader)
+    loaders.append(loader)
     from hatchway.loader import pool
 
     real_main = pool.main

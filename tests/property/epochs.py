@@ -276,7 +276,8 @@ class Epochs:
         return (
             f"tail {head[Head.TAIL]} cursor {head[Head.CURSOR]} retry {head[Head.NUM_RETRY]} "
             f"published {head[Head.PUBLISHED]} status {status.tolist()} "
-            f"outgoing {board.out_status.array.tolist()} workers {actors} waiting {head[Head.WAITING]}"
+            f"outgoing {board.out_status.array.tolist()} workers {actors} "
+            f"waiting {head[Head.WAITING]}"
         )
 
     def close(self) -> None:

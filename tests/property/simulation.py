@@ -15,13 +15,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import FrameType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import hatchway.loader
-from hatchway.loader import admission, native, rescue, worker
+from hatchway.loader import admission, lease, native, rescue, worker
 from hatchway.loader.board import Block, Board, BoardShape
 from hatchway.loader.commons import Commons, CommonsConfig
 from hatchway.loader.delivery import Delivery, DeliveryRules
@@ -117,8 +117,7 @@ class Actor:
 
     def _trace(self, frame: FrameType, event: str, _: object) -> Any:
         code = frame.f_code
-        # What the garbage collector calls does not run on the way of a sample.
-        if not code.co_filename.startswith(SOURCES) or code.co_name in ("_release", "<lambda>"):
+        if not code.co_filename.startswith(SOURCES) or _is_called_by_a_lease(frame):
             return None
         if event == "line":
             place = f"{os.path.basename(code.co_filename)}:{frame.f_lineno} in {code.co_name}"
@@ -128,6 +127,16 @@ class Actor:
                 raise Death
             self._lines_left -= 1
         return self._trace
+
+
+def _is_called_by_a_lease(frame: FrameType) -> bool:
+    """Whether the garbage collector runs this, in which nothing can be raised."""
+    caller: FrameType | None = frame
+    while caller is not None and caller.f_code.co_filename.startswith(SOURCES):
+        if caller.f_code.co_filename == lease.__file__:
+            return True
+        caller = caller.f_back
+    return False
 
 
 class Memory:

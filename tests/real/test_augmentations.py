@@ -227,9 +227,6 @@ class Late(Gated):
         return random.random()
 
 
-@pytest.mark.xfail(
-    reason="collate_fn draws from what the worker's last sample left behind", strict=True
-)
 def test_what_a_collate_function_draws_does_not_depend_on_which_sample_was_last() -> None:
     def drawn(**more: Any) -> list[float]:
         torch.manual_seed(7)

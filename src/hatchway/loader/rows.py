@@ -91,9 +91,20 @@ class RowLayout:
 
 
 class RowWriter:
-    """Writes samples into the rows of one block."""
+    """Writes samples into the rows of one block.
 
-    def __init__(self, layout: RowLayout, memory: memoryview, count: int) -> None:
+    Args:
+        layout: The agreed structure.
+        memory: The block.
+        count: How many rows it has.
+        keeps_strides: Whether a sample whose tensors are not contiguous is
+            refused, because its strides would be lost.
+    """
+
+    def __init__(
+        self, layout: RowLayout, memory: memoryview, count: int, *, keeps_strides: bool = False
+    ) -> None:
+        self._keeps_strides = keeps_strides
         arrays = []
         for leaf, offset in zip(layout.leaves, layout.offsets(count), strict=True):
             dtype = _numpy_dtype(leaf.dtype)
@@ -104,6 +115,8 @@ class RowWriter:
     def write(self, row: int, sample: object) -> bool:
         """Write a sample; False, with the row undefined, if it does not fit."""
         try:
+            if self._keeps_strides and not _is_contiguous(sample):
+                return False
             return self._write(row, sample)
         except (TypeError, RuntimeError, OverflowError):
             # A tensor that NumPy cannot see (requires grad, not on the CPU), or an
@@ -131,6 +144,16 @@ def _dlpack_code(dtype: torch.dtype) -> int:
     if dtype.is_floating_point:
         return {torch.bfloat16: 4}.get(dtype, 2 if dtype in _TO_NUMPY else 255)
     return 0 if dtype.is_signed else 1
+
+
+def _is_contiguous(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return value.is_contiguous()
+    if isinstance(value, np.ndarray):
+        return bool(value.flags.c_contiguous)
+    if isinstance(value, dict):
+        return all(_is_contiguous(item) for item in value.values())
+    return not isinstance(value, list | tuple) or all(_is_contiguous(item) for item in value)
 
 
 def layout_of(sample: object) -> RowLayout | None:

@@ -14,7 +14,7 @@ from hatchway.loader.board import Head, Kind, Status
 from hatchway.loader.cost import ChunkSize
 from hatchway.loader.failure import Failure, failure_of
 from hatchway.loader.schedule import Claim
-from hatchway.loader.seeding import NoSeeder, Seeder, make_seeder
+from hatchway.loader.seeding import NoSeeder, Seeder, collate_position, make_seeder
 from hatchway.loader.store import Store
 from hatchway.loader.task import WorkerTask
 
@@ -159,6 +159,13 @@ class SampleRunner:
             self._put_all(held, keys)
         self.chunk_size.observe(done, time.monotonic() - visited)
 
+    def collate(self, first: int, samples: Any) -> Any:
+        """Call ``collate_fn``, with generators seeded from the batch's first position."""
+        head = self._board.head
+        position = collate_position(first - head[Head.EPOCH_START])
+        self._seeder.seed(head[Head.BASE_SEED], head[Head.EPOCH], position)
+        return self._task.collate_fn(samples)
+
     def _put_all(self, held: list[tuple[int, Any]], keys: list[Any] | None) -> None:
         """Store samples that were to be collated at once one by one."""
         for position, sample in held:
@@ -170,7 +177,7 @@ class SampleRunner:
         board, first = self._board, held[0][0]
         end = first + len(held)
         try:
-            content = payload.dump(self._task.collate_fn([sample for _, sample in held]))
+            content = payload.dump(self.collate(first, [sample for _, sample in held]))
             self._store.put_blob(first, content)
         except (Exception, SystemExit):
             return False  # collated again as any other batch, which reports the failure
@@ -230,8 +237,7 @@ class SampleRunner:
 
     def _put_batch_of_one(self, position: int, sample: Any) -> None:
         """Collate here and now: the whole batch is in this worker's hands."""
-        collate = self._task.collate_fn
-        batch = collate([sample] if self._task.auto_collation else sample)
+        batch = self.collate(position, [sample] if self._task.auto_collation else sample)
         self._store.put_blob(position, payload.dump(batch))
         self._board.kind.cells[position & self._board.mask] = Kind.COLLATED
 

@@ -60,6 +60,11 @@ def twister_words(key: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
     return words
 
 
+def collate_position(position: int) -> int:
+    """Stands for the batch that begins with ``position`` when ``collate_fn`` is seeded."""
+    return position | 1 << 63
+
+
 class PythonSeeder:
     """The twin of the native seeder, through the generators' public interfaces."""
 

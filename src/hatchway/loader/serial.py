@@ -9,7 +9,12 @@ from torch.utils.data import _utils
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from hatchway.loader.cost import SampleTimes
-from hatchway.loader.seeding import make_seeder, restore_generators, save_generators
+from hatchway.loader.seeding import (
+    collate_position,
+    make_seeder,
+    restore_generators,
+    save_generators,
+)
 from hatchway.loader.statistics import LoaderStatistics, Meter
 
 
@@ -48,6 +53,8 @@ class SerialIterator(_BaseDataLoaderIter):
         saved = save_generators() if self._seeder else None
         try:
             samples = [self._load(key, first + row) for row, key in enumerate(keys)]
+            if self._seeder is not None:
+                self._seeder.seed(int(self._base_seed), 0, collate_position(first))
             batch = self._collate_fn(samples if self._auto_collation else samples[0])
         finally:
             if saved is not None:

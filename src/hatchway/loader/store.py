@@ -239,7 +239,12 @@ class Store:
         cached = self._writers.get(block)
         if cached is not None and cached[0] == count:
             return cached[1]
-        writer = RowWriter(self._agreed_layout(), self._whole(block, count), count)
+        writer = RowWriter(
+            self._agreed_layout(),
+            self._whole(block, count),
+            count,
+            keeps_strides=not self._commons.config.rules.rows_are_batch,
+        )
         self._writers[block] = (count, writer)
         return writer
 

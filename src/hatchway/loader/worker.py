@@ -152,7 +152,7 @@ class Worker:
 
     def _collate(self, slot: int) -> None:
         """Make an outgoing batch of stored samples."""
-        board, commons, store, task = self._board, self._commons, self._store, self._task
+        board, commons, store = self._board, self._commons, self._store
         positions = commons.delivery.members(slot).tolist()
         kinds = board.kind.array[np.asarray(positions) & board.mask]
         kind = Kind.BLOB
@@ -166,7 +166,9 @@ class Worker:
                 board.running.cells[self._id] = Running.COLLATE
                 store.gather(positions, block)
             else:
-                content = payload.dump(task.collate_fn(store.load_samples(positions)))
+                samples = store.load_samples(positions)
+                content = payload.dump(self._samples.collate(positions[0], samples))
+                del samples
                 block, nbytes = self._write_blob(content)
                 del content
         except (Exception, SystemExit) as error:
