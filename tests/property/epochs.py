@@ -182,7 +182,7 @@ class Epochs:
                     self._plan.forget()
                     break
                 self.board.head[Head.WAITING] = 2
-                self.crew.pool.wake(self.crew.pool.size)
+            self.commons.wake_for_memory()
             self._idle_until(lambda: self.commons.bell.rung)
             self.commons.bell.silence()
             self.rescue.replace_dead()
@@ -285,7 +285,7 @@ class Epochs:
         self.crew.close()
 
     def _idle_until(self, done: Callable[[], bool]) -> None:
-        for _ in range(10_000):
+        for _ in range(400):
             if done() or not all(actor.alive for actor in self.crew.actors.values()):
                 return
             able = [i for i in self.crew.actors if self.crew.can_step(i)]

@@ -49,7 +49,7 @@ class Actor:
         self.places: list[str] = []
         self.died_at = ""
         self._lines_left = -1
-        self._traced = False
+        self._traced = self._notes_places = False
         self._doomed = False
         self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
         self._thread = threading.Thread(target=self._live, args=(body,), daemon=True)
@@ -78,7 +78,7 @@ class Actor:
 
     def note_lines(self) -> None:
         """Note the loader's lines that it runs, in ``places``."""
-        self._traced = True
+        self._traced = self._notes_places = True
 
     def pause(self, state: str) -> None:
         """Called in the actor: let the others go on."""
@@ -112,21 +112,28 @@ class Actor:
         frame: FrameType | None = sys._getframe()
         while frame is not None:
             if frame.f_code.co_filename.startswith(SOURCES):
-                frame.f_trace = self._trace
+                frame.f_trace = self._trace_line
             frame = frame.f_back
 
     def _trace(self, frame: FrameType, event: str, _: object) -> Any:
-        code = frame.f_code
-        if not code.co_filename.startswith(SOURCES) or _is_called_by_a_lease(frame):
-            return None
+        if frame.f_code.co_filename.startswith(SOURCES) and not _is_called_by_a_lease(frame):
+            return self._trace_line
+        return None
+
+    def _trace_line(self, frame: FrameType, event: str, _: object) -> Any:
         if event == "line":
-            place = f"{os.path.basename(code.co_filename)}:{frame.f_lineno} in {code.co_name}"
-            self.places.append(place)
+            if self._notes_places:
+                self.places.append(_place_of(frame))
             if self._lines_left == 0:
-                self.died_at = place
+                self.died_at = _place_of(frame)
                 raise Death
             self._lines_left -= 1
-        return self._trace
+        return self._trace_line
+
+
+def _place_of(frame: FrameType) -> str:
+    code = frame.f_code
+    return f"{os.path.basename(code.co_filename)}:{frame.f_lineno} in {code.co_name}"
 
 
 def _is_called_by_a_lease(frame: FrameType) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
 
@@ -34,8 +33,8 @@ SETTINGS = {
     ),
     "ready, single samples": Setting(order="ready", sample="blob", batch_size=1, num_samples=5),
 }
-# Each line is tried at its first turn and at one later turn.
-TURNS = 2
+# Each line is tried at its first turn, and these many at some later turn.
+NUM_LATER = 40
 
 
 def run_two_epochs(setting: Setting, lines: int | None) -> Actor:
@@ -62,14 +61,12 @@ def run_two_epochs(setting: Setting, lines: int | None) -> Actor:
     return first
 
 
-def turns_to_try(places: list[str], draw: random.Random) -> Iterator[int]:
-    turns: dict[str, list[int]] = {}
+def turns_to_try(places: list[str], draw: random.Random) -> list[int]:
+    first: dict[str, int] = {}
     for number, place in enumerate(places):
-        turns.setdefault(place, []).append(number)
-    for numbers in turns.values():
-        yield numbers[0]
-        if len(numbers) > 1:
-            yield from draw.sample(numbers[1:], min(TURNS - 1, len(numbers) - 1))
+        first.setdefault(place, number)
+    later = sorted(set(range(len(places))) - set(first.values()))
+    return sorted([*first.values(), *draw.sample(later, min(NUM_LATER, len(later)))])
 
 
 @pytest.mark.timeout(120)

@@ -155,8 +155,9 @@ class ParallelIterator(_BaseDataLoaderIter):
                 if not busy.any():
                     self._plan.forget()
                     break
+                # Who finishes rings. The idle sleep on; who waits for memory gives up.
                 head[Head.WAITING] = 2
-                self._pool.wake(self._pool.size)
+            commons.wake_for_memory()
             wait_readable([commons.bell.fileno(), *self._pool.sentinels()], 1.0)
             commons.bell.silence()
             self._rescue.replace_dead()

@@ -12,7 +12,7 @@ from hatchway.base.units import format_bytes
 from hatchway.loader import native, payload
 from hatchway.loader.board import Head, Kind, Running
 from hatchway.loader.commons import Commons
-from hatchway.loader.errors import BufferFullError
+from hatchway.loader.errors import BufferFullError, SharedMemoryError
 from hatchway.loader.rows import RowLayout, RowWriter, layout_of
 
 _GIVE_UP_ROWS = 8
@@ -94,6 +94,8 @@ class Store:
     def _is_stuck(self) -> bool:
         """Whether the loop waits for a batch while every worker waits for memory."""
         board = self._board
+        if board.head[Head.WAITING] == 2:
+            return True  # the epoch is given up: nobody will free any
         running, alive = board.running.array, board.alive.array == 1
         busy = alive & ((running == Running.SAMPLE) | (running == Running.COLLATE))
         waits = board.head[Head.WAITING] and not self._commons.delivery.is_ready()
@@ -112,7 +114,10 @@ class Store:
             return
         layout = self._agreed_layout()
         count = board.home_count.cells[slot]
-        block = self._commons.heap.allocate(layout.block_bytes(count), self._worker_id)
+        try:
+            block = self._commons.heap.allocate(layout.block_bytes(count), self._worker_id)
+        except SharedMemoryError:
+            return  # its samples go the other way, and fail in their turn if there is no room
         if block >= 0:
             board.home_block.cells[slot] = block
             self._commons.heap.adopt(block)
