@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from hatchway import DataLoader
-from hatchway.loader import SampleError, WorkerDiedError
+from hatchway.loader import SampleError, WorkerDiedError, pool
 from tests.fault.reaper import CONTEXT
 
 pytestmark = pytest.mark.fault
@@ -29,6 +30,7 @@ def killed() -> None:
 
 
 def segfault() -> None:
+    faulthandler.disable()  # pytest's would write to the terminal
     ctypes.string_at(0)
 
 
@@ -37,6 +39,7 @@ def leave() -> None:
 
 
 def abort() -> None:
+    faulthandler.disable()
     os.abort()
 
 
@@ -46,7 +49,6 @@ class Deadly(Dataset[Any]):
     Args:
         times: How often each sample kills its worker.
         die: How.
-        odd: Whether the indices are tuples.
     """
 
     def __init__(self, times: dict[int, int], die: Callable[[], None] = killed) -> None:
@@ -197,33 +199,20 @@ def test_workers_killed_while_they_have_nothing_to_do_are_replaced() -> None:
     loader._iterator = None
 
 
-def test_a_worker_killed_with_the_lock_in_hand_stops_nobody() -> None:
-    held = CONTEXT.Event()
-
-    class Locks(Deadly):
-        def __getitem__(self, index: Any) -> torch.Tensor:
-            if index == 2 and not held.is_set():
-                held.set()
-                commons = loaders[0]._iterator_commons
-                commons.locked(0).__enter__()
-                killed()
-            return super().__getitem__(index)
-
-    loaders: list[Any] = []
-    loader = DataLoader(Locks({}), 3, num_workers=2, order="strict", timeout=30)
-    loaders.append(loader)
-    from hatchway.loader import pool
-
+def test_a_worker_killed_with_the_lock_in_hand_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    is_first = CONTEXT.RawValue("b", 1)
     real_main = pool.main
 
     def main(task: Any) -> None:
-        loader._iterator_commons = task.commons  # type: ignore[attr-defined]
+        if task.worker_id == 0 and is_first.value:
+            is_first.value = 0
+            task.commons.locked(0).__enter__()
+            killed()
         real_main(task)
 
-    pool.main = main
-    try:
-        batches, errors = run(loader)
-    finally:
-        pool.main = real_main
+    monkeypatch.setattr(pool, "main", main)
+    batches, errors = run(DataLoader(Deadly({}), 3, num_workers=2, order="strict", timeout=30))
     assert not errors
     assert batches == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]

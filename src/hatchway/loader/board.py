@@ -210,7 +210,7 @@ class Board:
     """Typed columns over one buffer of :meth:`nbytes` zeroed bytes."""
 
     head: Any
-    cut_s: Any
+    cut_s: Any  # seconds from which a sample is slow; seconds worth waiting, or 0
     status: Column
     attempts: Column
     kind: Column
@@ -314,7 +314,7 @@ class Board:
 
 
 def _columns(shape: BoardShape) -> list[tuple[str, str, int]]:
-    columns = [("head", "i8", 64), ("cut_s", "f8", 1), ("schema", "u1", shape.schema_bytes)]
+    columns = [("head", "i8", 64), ("cut_s", "f8", 2), ("schema", "u1", shape.schema_bytes)]
     for size, table in _TABLES.values():
         columns += [(name, dtype, getattr(shape, size)) for name, dtype in table.items()]
     columns.append(("members", "i8", shape.outgoing * shape.members))

@@ -10,6 +10,7 @@ LONGEST_CHUNK = 256
 # Until enough samples are known, one that takes this long is called slow.
 FIRST_CUT_S = 0.25
 _ENOUGH = 16
+_SLOW_QUANTILE = 0.75
 
 
 class ChunkSize:
@@ -44,6 +45,7 @@ class SampleTimes:
         self._ring = np.zeros(window, np.float32)
         self._num_seen = 0
         self._next_look = _ENOUGH
+        self._usual_s = 0.0
         self._cut_s = FIRST_CUT_S if is_quantile else cut
 
     def observe(self, seconds: NDArray[np.float32]) -> None:
@@ -55,17 +57,24 @@ class SampleTimes:
         self._ring[at : at + first] = seconds[:first]
         self._ring[: len(seconds) - first] = seconds[first:]
         self._num_seen += len(seconds)
-        if self._is_quantile and self._num_seen >= self._next_look:
+        if self._num_seen >= self._next_look:
             # A quantile of a thousand takes tens of microseconds: now and then is enough.
             self._next_look = self._num_seen + min(self._num_seen, window // 2)
-            at_cut, median = self.quantiles(self._cut, 0.5)
+            quantile = self._cut if self._is_quantile else _SLOW_QUANTILE
+            at_cut, median = self.quantiles(quantile, 0.5)
             # In an even workload a quarter of the samples lies above the 75th
             # percentile by microseconds: twice the median is slow for sure.
-            self._cut_s = max(at_cut, 2 * median)
+            self._usual_s = max(at_cut, 2 * median)
+            if self._is_quantile:
+                self._cut_s = self._usual_s
 
     def cut_s(self) -> float:
         """Seconds after which a running sample is slow."""
         return self._cut_s
+
+    def patience_s(self) -> float:
+        """Seconds that a running sample is worth waiting for; 0 while too few are known."""
+        return min(self._cut_s, self._usual_s)
 
     def quantiles(self, *probabilities: float) -> tuple[float, ...]:
         """Quantiles of the recent times, in seconds; zeros before the first sample."""

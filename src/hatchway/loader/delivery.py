@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hatchway.loader.board import Board, Head, Kind, Outgoing, Status
+from hatchway.loader.fastlane import waits_for_fast
 from hatchway.loader.heap import Heap
 
 
@@ -59,14 +60,16 @@ class Delivery:
         self._heap = heap
         self._rules = rules
 
-    def compose(self, position: int = -1) -> None:
+    def compose(self, position: int = -1, now_s: float | None = None) -> None:
         """Make every batch that can be made.
 
         Args:
             position: A sample that was just finished, or -1 to look everywhere.
+            now_s: The monotonic time, to wait for running samples that are not
+                slow; None waits for none.
         """
         if not self._rules.fixed:
-            self._compose_free()
+            self._compose_free(now_s)
         elif position >= 0:
             self._compose_home(self._board.home.cells[position & self._board.mask])
         else:
@@ -261,12 +264,11 @@ class Delivery:
         board.assign(board.status, first, first + count, Status.TAKEN)
         board.home_emitted.cells[slot] = 1
 
-    def _compose_free(self) -> None:
+    def _compose_free(self, now_s: float | None) -> None:
         board, head, rules = self._board, self._board.head, self._rules
         while head[Head.OUT_HEAD] - head[Head.OUT_TAIL] < rules.depth:
             begin, end = head[Head.TAIL], head[Head.PUBLISHED]
-            # A copy: workers publish without the lock, and a sample that was pending at the
-            # first look and finished at the second would be missing from both.
+            # A copy: workers publish without the lock, between two looks at it.
             status = board.run(board.status, begin, end).copy()
             over = np.flatnonzero((status == Status.DONE) | (status == Status.FAILED))
             over, whole = self._without_whole(over, begin)
@@ -279,8 +281,7 @@ class Delivery:
             if count < rules.batch_size:
                 pending = (status == Status.PLANNED) | (status == Status.CLAIMED)
                 if pending.any() or not (
-                    # After failures, which leave alone, less than a batch may be left
-                    # while nothing more can be planned before its first sample leaves.
+                    # After failures, which leave alone, a full ring may hold less.
                     head[Head.EXHAUSTED] or not board.has_room(rules.batch_size)
                 ):
                     return
@@ -291,6 +292,8 @@ class Delivery:
                 chosen = failed[:1]
             elif len(chosen) < rules.batch_size and rules.drop_last and head[Head.EXHAUSTED]:
                 self.consume(chosen)
+                return
+            if now_s is not None and waits_for_fast(board, status, begin, int(chosen[-1]), now_s):
                 return
             self._emit(chosen, is_failure=bool(len(failed)))
 

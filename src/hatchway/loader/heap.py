@@ -139,7 +139,8 @@ class Heap:
         for block in np.flatnonzero(owners > 0).tolist():
             if int(owners[block]) - 1 in dead:
                 owners[block] = 0
-                if block not in referenced:
+                # The owner of a block that is not in use is history.
+                if block not in referenced and states[block] in (Block.USED, Block.RETIRED):
                     states[block] = Block.FREE
         for block in np.flatnonzero(states == Block.RETIRED).tolist():
             if block in referenced:

@@ -75,6 +75,7 @@ class ParallelIterator(_BaseDataLoaderIter):
         head[Head.NUM_SEATS] = self._num_seats
         head[Head.ROWS] = 0
         self._board.cut_s[0] = self._times.cut_s()
+        self._board.cut_s[1] = self._times.patience_s()
         self._plan = Plan(
             self._commons,
             window=lookahead_batches(loader),
@@ -193,6 +194,7 @@ class ParallelIterator(_BaseDataLoaderIter):
         positions = delivered.positions
         self._times.observe(self._board.run_at(self._board.seconds, positions))
         self._board.cut_s[0] = self._times.cut_s()
+        self._board.cut_s[1] = self._times.patience_s()
         if self._order == "ready":
             ranks = positions - self._board.head[Head.EPOCH_START]
             meter.displaced(ranks, self._num_delivered)
@@ -218,12 +220,12 @@ class ParallelIterator(_BaseDataLoaderIter):
                 plan.publish(planned)
                 planned = []
                 if self._free:
-                    delivery.compose()
+                    delivery.compose(now_s=time.monotonic())
                 delivered = delivery.take()
                 if delivered is not None:
                     plan.delivered(len(delivered.positions))
                     if self._free:
-                        delivery.compose()
+                        delivery.compose(now_s=time.monotonic())
                 elif delivery.finished():
                     return None
                 head[Head.WAITING] = int(delivered is None)

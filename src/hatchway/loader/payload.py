@@ -115,7 +115,8 @@ def _reduce_tensor(tensor: torch.Tensor) -> Any:
     shape = tuple(plain.shape)
     if plain.numel() == 0:
         return _empty_tensor, (tuple(tensor.shape), tensor.dtype, grad)
-    raw = plain.reshape(-1).view(torch.uint8).numpy()
+    # Not reshape: a lone element counts as contiguous whatever its stride is.
+    raw = plain.as_strided((plain.numel(),), (1,)).view(torch.uint8).numpy()
     return _tensor, (pickle.PickleBuffer(raw.data), tensor.dtype, shape, order, grad)
 
 

@@ -90,10 +90,10 @@ class Worker:
         work: Claim | int | None = None
         with self._visit:
             last = self._samples.hand_over()
+            self._admission.take_back_lost()
             if last >= 0:
                 board.started.cells[me] = 0.0
-                self._admission.take_back_lost()
-                commons.delivery.compose(last)
+                commons.delivery.compose(last, time.monotonic())
             if head[Head.STOP]:
                 return -1
             if self._store.has_lent:
@@ -143,7 +143,7 @@ class Worker:
         board, commons = self._board, self._commons
         head = board.head
         with self._visit:
-            commons.delivery.compose(position)
+            commons.delivery.compose(position, time.monotonic())
             ring = head[Head.WAITING] and commons.delivery.is_ready()
             if ring:
                 head[Head.WAITING] = 0

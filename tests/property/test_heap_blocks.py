@@ -1,0 +1,122 @@
+"""Blocks of the heap never overlap, never exceed the budget and are used again."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from hatchway.loader.board import Block, Board, BoardShape, Head
+from hatchway.loader.heap import Heap, size_class
+
+
+@given(nbytes=st.integers(0, 1 << 40))
+def test_a_size_class_is_large_enough_and_at_most_an_eighth_too_large(nbytes: int) -> None:
+    size = size_class(nbytes)
+    assert size >= max(1, nbytes)
+    assert size % 512 == 0
+    if nbytes > 4096:
+        assert size % 4096 == 0
+        assert size <= nbytes + max(4096, nbytes // 8)
+    assert size_class(size) == size
+
+
+@given(one=st.integers(0, 1 << 34), other=st.integers(0, 1 << 34))
+def test_size_classes_grow_with_the_size(one: int, other: int) -> None:
+    assert (size_class(one) <= size_class(other)) or one > other
+
+
+class HeapMachine(RuleBasedStateMachine):
+    """Allocations, releases, loans and deaths of owners, beside a plain model."""
+
+    @initialize(budget=st.integers(4, 64), address_factor=st.integers(1, 8))
+    def start(self, budget: int, address_factor: int) -> None:
+        shape = BoardShape(positions=1, homes=1, outgoing=1, members=1, workers=4, blocks=24)
+        self.board = Board(bytearray(Board.buffer_bytes(shape)), shape)
+        self.budget = budget * 1024
+        self.heap = Heap(
+            self.board,
+            budget_bytes=self.budget,
+            address_bytes=self.budget * address_factor,
+            give_back=self.give_back,
+        )
+        self.used: dict[int, int] = {}  # block -> owner + 1
+        self.lent: set[int] = set()
+
+    def give_back(self, offset: int, nbytes: int) -> None:
+        for block in self.used:
+            begin = self.board.block_offset.cells[block]
+            end = begin + self.board.block_bytes.cells[block]
+            assert end <= offset or begin >= offset + nbytes, "memory in use was given back"
+
+    @rule(nbytes=st.integers(1, 20_000), owner=st.integers(0, 3), adopted=st.booleans())
+    def somebody_allocates(self, nbytes: int, owner: int, adopted: bool) -> None:
+        block = self.heap.allocate(nbytes, owner)
+        if block < 0:
+            # Only where the rest is truly too small, or broken into other sizes.
+            free = self.budget - self.heap.used_bytes()
+            assert free < size_class(nbytes) or self.board.head[Head.NUM_BLOCKS] > 0
+            return
+        assert block not in self.used
+        assert self.board.block_bytes.cells[block] >= nbytes
+        if adopted:
+            self.heap.adopt(block)
+        self.used[block] = 0 if adopted else owner + 1
+
+    @precondition(lambda self: self.used)
+    @rule(which=st.integers(0, 99))
+    def a_block_is_released(self, which: int) -> None:
+        block = sorted(self.used)[which % len(self.used)]
+        if block not in self.lent:
+            self.heap.release(block)
+            del self.used[block]
+
+    @precondition(lambda self: self.used)
+    @rule(which=st.integers(0, 99), borrower=st.integers(0, 3))
+    def an_adopted_block_is_lent(self, which: int, borrower: int) -> None:
+        block = sorted(self.used)[which % len(self.used)]
+        if self.used[block] == 0 and block not in self.lent:
+            self.heap.lend(block, borrower)
+            self.lent.add(block)
+
+    @precondition(lambda self: self.lent)
+    @rule(which=st.integers(0, 99), retired_before=st.booleans())
+    def a_loan_ends(self, which: int, retired_before: bool) -> None:
+        block = sorted(self.lent)[which % len(self.lent)]
+        if retired_before:
+            self.heap.retire(block)
+            self.heap.free_retired(block)
+            assert self.board.block_state.cells[block] == Block.RETIRED
+        self.heap.take_back(block)
+        self.lent.discard(block)
+        if retired_before:
+            del self.used[block]
+
+    @rule(owner=st.integers(0, 3))
+    def an_owner_dies(self, owner: int) -> None:
+        adopted = {block for block, who in self.used.items() if who == 0}
+        self.heap.repair(adopted, {owner})
+        self.used = {block: who for block, who in self.used.items() if who != owner + 1}
+        for block in list(self.lent):
+            if self.board.block_owner.cells[block] == 0:
+                self.lent.discard(block)
+
+    @invariant()
+    def blocks_are_sound(self) -> None:
+        if not hasattr(self, "board"):
+            return
+        count = self.board.head[Head.NUM_BLOCKS]
+        states = self.board.block_state.array[:count]
+        sizes = self.board.block_bytes.array[:count]
+        offsets = self.board.block_offset.array[:count]
+        assert set(np.flatnonzero(states == Block.USED).tolist()) == set(self.used)
+        assert self.heap.used_bytes() == sum(int(sizes[block]) for block in self.used)
+        resident = int(sizes[states != Block.PUNCHED].sum())
+        assert self.board.head[Head.RESIDENT] == resident <= self.budget
+        ends = np.sort(offsets + sizes)
+        assert (np.sort(offsets)[1:] >= ends[:-1]).all()
+        assert not count or ends[-1] <= self.heap._address_bytes
+
+
+TestHeapMachine = HeapMachine.TestCase
