@@ -186,7 +186,7 @@ class WatchedHeap(Heap):
 
 
 class Gate:
-    """Stands for the lock: a step ends before it is taken."""
+    """Stands for the lock: a step ends before it is taken, and when it is let go."""
 
     def __init__(self, current: Callable[[], Actor | None]) -> None:
         self._current = current
@@ -202,6 +202,9 @@ class Gate:
 
     def __exit__(self, *_: object) -> None:
         self.held, self.holder = False, None
+        actor = self._current()
+        if actor is not None and sys.exc_info()[0] is not Death:
+            actor.pause("unlocked")
 
     def close(self) -> None:
         """Nothing to close."""

@@ -88,6 +88,9 @@ class Heap:
             if block < 0:
                 return -1
             size = board.block_bytes.cells[block]
+            fits = head[Head.RESIDENT] + size <= self.budget_bytes or self._make_room(size)
+            if not (fits or over_budget):
+                return -1
         if self._reserve is not None:
             self._reserve(board.block_offset.cells[block], size)
         head[Head.RESIDENT] += size
