@@ -16,6 +16,7 @@ from hatchway.loader.board import Block, Board, Head
 
 _SMALLEST = 512
 _PAGE = 4096
+_FOR_GOOD = -1
 
 
 def size_class(nbytes: int) -> int:
@@ -119,10 +120,14 @@ class Heap:
 
     def lend(self, block: int, borrower: int) -> None:
         """``borrower`` still looks at a block that the board may retire."""
-        self._board.block_owner.cells[block] = borrower + 1
+        owners = self._board.block_owner.cells
+        # With a second borrower nobody knows who is last: it is kept for good.
+        owners[block] = borrower + 1 if owners[block] in (0, borrower + 1) else _FOR_GOOD
 
     def take_back(self, block: int) -> None:
         """The borrower of a block looks at it no longer."""
+        if self._board.block_owner.cells[block] == _FOR_GOOD:
+            return
         self._board.block_owner.cells[block] = 0
         if self._board.block_state.cells[block] == Block.RETIRED:
             self.release(block)

@@ -199,18 +199,19 @@ class Store:
 
     def lend_what_lives(self) -> None:
         """Keep blocks that the user's collate function still looks at. Holds the lock."""
-        self._loans = [loan for loan in self._loans if not loan.is_over]
+        self.take_back()
         for loan in self._loans:
+            loan.is_lent = True
             for block in loan.blocks:
                 self._commons.heap.lend(block, self._worker_id)
 
     def take_back(self) -> None:
         """Free lent blocks that nothing looks at any more. Holds the lock."""
-        for loan in self._loans:
-            if loan.is_over:
-                for block in loan.blocks:
-                    self._commons.heap.take_back(block)
+        over = [loan for loan in self._loans if loan.is_over and loan.is_lent]
         self._loans = [loan for loan in self._loans if not loan.is_over]
+        still_lent = {block for loan in self._loans for block in loan.blocks}
+        for block in {block for loan in over for block in loan.blocks} - still_lent:
+            self._commons.heap.take_back(block)
 
     @property
     def has_lent(self) -> bool:
@@ -283,7 +284,7 @@ class _Loan:
 
     def __init__(self) -> None:
         self.blocks: list[int] = []
-        self.is_over = False
+        self.is_over = self.is_lent = False
 
     def end(self) -> None:
         """The last view is gone."""
