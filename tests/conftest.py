@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Failures are reproduced from the printed blob, never from fixed examples, and
 # a noisy machine must not fail a property: no deadline.
 settings.register_profile("dev", max_examples=50, derandomize=False, print_blob=True, deadline=None)
-settings.register_profile("ci", max_examples=200, derandomize=False, print_blob=True, deadline=None)
+settings.register_profile("ci", max_examples=200, derandomize=True, print_blob=True, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
