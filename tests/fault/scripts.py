@@ -46,6 +46,8 @@ class Script:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # A test run in the background of a shell is started with SIGINT ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def heard(self) -> str:

@@ -152,6 +152,8 @@ def test_ctrl_c_ends_at_once_with_one_line_and_leaves_nothing(
         cwd=current,
         env={**os.environ, "TMPDIR": str(temporary), "COLUMNS": "200"},
         start_new_session=True,
+        # A test run in the background of a shell is started with SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert demo.stdout is not None
     with demo, demo.stdout as lines:
