@@ -73,9 +73,7 @@ class ParallelIterator(_BaseDataLoaderIter):
         head = self._board.head
         head[Head.BASE_SEED] = self._base_seed
         head[Head.NUM_SEATS] = self._num_seats
-        head[Head.ROWS] = 0
-        self._board.cut_s[0] = self._times.cut_s()
-        self._board.cut_s[1] = self._times.patience_s()
+        self._tell_cut()
         self._plan = Plan(
             self._commons,
             window=lookahead_batches(loader),
@@ -193,8 +191,7 @@ class ParallelIterator(_BaseDataLoaderIter):
             raise StopIteration
         positions = delivered.positions
         self._times.observe(self._board.run_at(self._board.seconds, positions))
-        self._board.cut_s[0] = self._times.cut_s()
-        self._board.cut_s[1] = self._times.patience_s()
+        self._tell_cut()
         if self._order == "ready":
             ranks = positions - self._board.head[Head.EPOCH_START]
             meter.displaced(ranks, self._num_delivered)
@@ -209,6 +206,11 @@ class ParallelIterator(_BaseDataLoaderIter):
         if self._pin_memory:
             batch = _utils.pin_memory.pin_memory(batch, self._pin_memory_device)
         return batch
+
+    def _tell_cut(self) -> None:
+        """Let the workers know what is slow now, and what is worth waiting for."""
+        self._board.cut_s[0] = self._times.cut_s()
+        self._board.cut_s[1] = self._times.patience_s()
 
     def _take(self, asked: float) -> Delivered | None:
         """Wait for the next batch; None at the end of the epoch."""
