@@ -30,12 +30,15 @@ class Limit:
         sleep_s: The samples' sleeping time over the number of workers.
         cpu_share: Processor time over wall time of the workers. Below 1 for CPU
             work, something else had the cores: the run's absolute figures are late.
+        sample_s: Seconds of each sample, in the sampler's order; those that were
+            claimed together share their time equally.
     """
 
     makespan_s: float
     mean_busy_s: float
     sleep_s: float
     cpu_share: float
+    sample_s: tuple[float, ...]
 
     @property
     def work_s(self) -> float:
@@ -76,14 +79,19 @@ def measure_limit(dataset: IndexedDataset, order: Sequence[int], num_workers: in
             process.join(timeout=5)
             if process.is_alive():
                 process.kill()
-    starts, ends, cpu_s = zip(*spans, strict=True)
+    starts, ends, cpu_s, claims = zip(*spans, strict=True)
     busy_s = sum(ends) - sum(starts)
     return Limit(
         makespan_s=max(ends) - min(starts),
         mean_busy_s=busy_s / num_workers,
         sleep_s=dataset.sleep_s / num_workers,
         cpu_share=sum(cpu_s) / busy_s,
+        sample_s=_by_position([claim for of_worker in claims for claim in of_worker]),
     )
+
+
+def _by_position(claims: list[tuple[int, int, float]]) -> tuple[float, ...]:
+    return tuple(seconds / count for _, count, seconds in sorted(claims) for _ in range(count))
 
 
 def _work(
@@ -96,6 +104,7 @@ def _work(
 ) -> None:
     torch.set_num_threads(1)  # as a data loader's worker does
     barrier.wait()
+    claims = []
     start, cpu_start = time.perf_counter(), time.process_time()
     while True:
         with counter.get_lock():
@@ -103,6 +112,9 @@ def _work(
             counter.value = first + chunk
         if first >= len(order):
             break
-        for index in order[first : first + chunk]:
+        claimed = order[first : first + chunk]
+        begun = time.perf_counter()
+        for index in claimed:
             dataset[index]
-    sender.send((start, time.perf_counter(), time.process_time() - cpu_start))
+        claims.append((first, len(claimed), time.perf_counter() - begun))
+    sender.send((start, time.perf_counter(), time.process_time() - cpu_start, claims))

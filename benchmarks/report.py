@@ -46,7 +46,18 @@ _COLUMNS = (
     _Column("others'\nCPU, %", "foreign_share", 0, 100.0),
 )
 _HEADER = ["loader", *(column.title for column in _COLUMNS)]
-_TARGET_HEADER = ["workload", "figure of Hatchway's default", "target", "measured", "met"]
+_TARGET_HEADER = [
+    "workload",
+    "figure of Hatchway's default",
+    "target",
+    "measured",
+    "met",
+    "a loader without cost",
+]
+_IDEAL_TITLES = {
+    "ready": "without any cost, simulated",
+    "strict": "the same in order",
+}
 
 
 def errors(report: Mapping[str, Any]) -> list[str]:
@@ -107,6 +118,8 @@ def _title(workload: Mapping[str, Any]) -> str:
 def _rows(workload: Mapping[str, Any]) -> Iterator[list[str]]:
     for loader, summary in workload["summary"].items():
         yield [TITLES[loader], *(column.cell(summary) for column in _COLUMNS)]
+    for name, summary in workload["summary_of_ideals"].items():
+        yield [_IDEAL_TITLES[name], *(column.cell(summary) for column in _COLUMNS)]
 
 
 def _target_rows(report: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -120,7 +133,13 @@ def _target_rows(report: Mapping[str, Any]) -> Iterator[list[str]]:
                 f"{outcome.target.at_most:.2f}",
                 Spread(**outcome.measured).text(3),
                 "yes" if outcome.is_met else "no",
+                _ideal_cell(workload, outcome.target.figure),
             ]
+
+
+def _ideal_cell(workload: Mapping[str, Any], figure: str) -> str:
+    ideal = workload["summary_of_ideals"]["ready"].get(figure)
+    return "" if ideal is None else Spread(**ideal).text(3)
 
 
 def _print_table(

@@ -14,12 +14,13 @@ from benchmarks import epoch, host
 from benchmarks.contention import DISTURBED_SHARE, wait_undisturbed
 from benchmarks.counted import calibrate
 from benchmarks.errors import BenchmarkError
+from benchmarks.ideal import simulate
 from benchmarks.limit import Limit, measure_limit
 from benchmarks.loaders import build_loader, shuffled
-from benchmarks.summary import summarise
+from benchmarks.summary import summarise, summarise_ideals
 from benchmarks.workloads import WORKLOADS, IndexedDataset, Length, Scale, Workload
 
-SCHEMA = "hatchway-benchmarks/1"
+SCHEMA = "hatchway-benchmarks/2"
 _MORE_TRIES = 2
 
 
@@ -71,12 +72,18 @@ def _run_workload(
     measure_limit(dataset, _warm_up(dataset), workload.num_workers)
     limits: list[dict[str, Any]] = []
     runs: list[dict[str, Any]] = []
+    ideals: list[dict[str, Any]] = []
     for repeat in range(options.repeats):
         order = list(shuffled(dataset, options.seed + repeat))
         limit = _undisturbed_limit(dataset, order, workload.num_workers, options.patience_s)
         step_s = limit.work_s / num_batches / options.demand
         limit_s = max(limit.work_s, num_batches * step_s)
-        limits.append({"repeat": repeat, "limit_s": limit_s, "step_s": step_s, **asdict(limit)})
+        limits.append({"repeat": repeat, "limit_s": limit_s, "step_s": step_s, **_plain(limit)})
+        for name, in_order in (("ready", False), ("strict", True)):
+            ideal = simulate(
+                limit.sample_s, workload.num_workers, workload.batch_size, in_order=in_order
+            )
+            ideals.append({"loader": name, "repeat": repeat, "error": None, **asdict(ideal)})
         say(
             f"{workload.name} {repeat + 1}/{options.repeats}: limit {limit_s:.2f} s, "
             f"the work had {limit.cpu_share:.0%} of its cores"
@@ -97,8 +104,15 @@ def _run_workload(
         "parameters": workload.parameters,
         "limits": limits,
         "runs": runs,
+        "ideals": ideals,
         "summary": summarise(runs, limits),
+        "summary_of_ideals": summarise_ideals(ideals),
     }
+
+
+def _plain(limit: Limit) -> dict[str, Any]:
+    """The limit without the times of its samples, which may be many."""
+    return {name: value for name, value in vars(limit).items() if name != "sample_s"}
 
 
 def _undisturbed_limit(

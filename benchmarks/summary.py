@@ -44,3 +44,14 @@ def summarise(
             name: asdict(spread(values.values())) for name, values in figures.items() if values
         }
     return summary
+
+
+def summarise_ideals(ideals: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Give the figures of the simulated loaders without any cost over the repeats."""
+    return {
+        loader: {
+            name: asdict(spread(by_repeat(ideals, loader, name).values()))
+            for name in ("steady_over_limit", "epoch_over_limit")
+        }
+        for loader in dict.fromkeys(ideal["loader"] for ideal in ideals)
+    }

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "copy.hpp"
 #include "dlpack.hpp"
 
 namespace hatchway {
@@ -44,7 +45,7 @@ class BufferView {
             if (view_.shape[i] != leaf.shape[i]) return false;
         if (leaf.format != (view_.format == nullptr ? "B" : view_.format)) return false;
         if (static_cast<std::size_t>(view_.len) != leaf.row_bytes) return false;
-        std::memcpy(leaf.rows + row * leaf.row_bytes, view_.buf, leaf.row_bytes);
+        copy_past_caches(leaf.rows + row * leaf.row_bytes, view_.buf, leaf.row_bytes);
         return true;
     }
 
@@ -78,8 +79,9 @@ inline bool copy_tensor(const Node &leaf, std::size_t row, PyObject *value) {
             return false;
         stride *= tensor.shape[i];
     }
-    std::memcpy(leaf.rows + row * leaf.row_bytes,
-                static_cast<unsigned char *>(tensor.data) + tensor.byte_offset, leaf.row_bytes);
+    copy_past_caches(leaf.rows + row * leaf.row_bytes,
+                     static_cast<unsigned char *>(tensor.data) + tensor.byte_offset,
+                     leaf.row_bytes);
     return true;
 }
 

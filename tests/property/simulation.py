@@ -2,9 +2,8 @@
 
 Each worker is a thread that runs only while it is stepped, from one place
 where processes meet (the lock, a sample, a collate, a sleep) to the next. It can
-be killed at any of them, or before any line of the loader's code. Memory is a
-private mapping, blocks are poisoned when they are freed, and time stands still
-until it is moved.
+be killed at any of them, or before any line of the loader's code. Blocks are
+poisoned when they are freed, and time stands still until it is moved.
 """
 
 from __future__ import annotations
@@ -44,7 +43,6 @@ class Actor:
 
     def __init__(self, body: Callable[[Actor], None]) -> None:
         self.state = "born"
-        self.ring = False
         self.error: BaseException | None = None
         self.places: list[str] = []
         self.died_at = ""
@@ -157,6 +155,9 @@ class Memory:
 
     def give_back(self, offset: int, nbytes: int) -> None:
         self.memory[offset : offset + nbytes] = bytes(nbytes)
+
+    def populate(self, offset: int, nbytes: int) -> None:
+        """Private memory is there when it is written."""
 
     def close(self) -> None:
         """The garbage collector does it."""

@@ -42,7 +42,8 @@ class HeapMachine(RuleBasedStateMachine):
             give_back=self.give_back,
         )
         self.used: dict[int, int] = {}  # block -> owner + 1
-        self.lent: set[int] = set()
+        self.lent: dict[int, set[int]] = {}  # block -> its borrowers
+        self.retired: set[int] = set()
 
     def give_back(self, offset: int, nbytes: int) -> None:
         for block in self.used:
@@ -54,9 +55,9 @@ class HeapMachine(RuleBasedStateMachine):
     def somebody_allocates(self, nbytes: int, owner: int, adopted: bool) -> None:
         block = self.heap.allocate(nbytes, owner)
         if block < 0:
-            # Only where the rest is truly too small, or broken into other sizes.
+            # Only where the rest is truly too small, or in pieces between blocks in use.
             free = self.budget - self.heap.used_bytes()
-            assert free < size_class(nbytes) or self.board.head[Head.NUM_BLOCKS] > 0
+            assert free < size_class(nbytes) or self.used
             return
         assert block not in self.used
         assert self.board.block_bytes.cells[block] >= nbytes
@@ -73,34 +74,45 @@ class HeapMachine(RuleBasedStateMachine):
             del self.used[block]
 
     @precondition(lambda self: self.used)
-    @rule(which=st.integers(0, 99), borrower=st.integers(0, 3))
+    @rule(which=st.integers(0, 99), borrower=st.sampled_from([0, 1, 2, 3, 62]))
     def an_adopted_block_is_lent(self, which: int, borrower: int) -> None:
         block = sorted(self.used)[which % len(self.used)]
-        if self.used[block] == 0 and block not in self.lent:
+        if self.used[block] == 0 and block not in self.retired:
             self.heap.lend(block, borrower)
-            self.lent.add(block)
+            self.lent.setdefault(block, set()).add(borrower)
 
     @precondition(lambda self: self.lent)
-    @rule(which=st.integers(0, 99), retired_before=st.booleans())
-    def a_loan_ends(self, which: int, retired_before: bool) -> None:
+    @rule(which=st.integers(0, 99))
+    def a_lent_block_is_forgotten_by_the_board(self, which: int) -> None:
         block = sorted(self.lent)[which % len(self.lent)]
-        if retired_before:
+        if block not in self.retired:
             self.heap.retire(block)
             self.heap.free_retired(block)
-            assert self.board.block_state.cells[block] == Block.RETIRED
-        self.heap.take_back(block)
-        self.lent.discard(block)
-        if retired_before:
-            del self.used[block]
+            self.retired.add(block)
+
+    @precondition(lambda self: self.lent)
+    @rule(which=st.integers(0, 99))
+    def a_loan_ends(self, which: int) -> None:
+        block = sorted(self.lent)[which % len(self.lent)]
+        borrower = min(self.lent[block])
+        self.heap.take_back(block, borrower)
+        self.end_loan(block, borrower)
 
     @rule(owner=st.integers(0, 3))
     def an_owner_dies(self, owner: int) -> None:
         adopted = {block for block, who in self.used.items() if who == 0}
-        self.heap.repair(adopted, {owner})
+        self.heap.repair(adopted - self.retired, {owner})
         self.used = {block: who for block, who in self.used.items() if who != owner + 1}
         for block in list(self.lent):
-            if self.board.block_owner.cells[block] == 0:
-                self.lent.discard(block)
+            self.end_loan(block, owner)
+
+    def end_loan(self, block: int, borrower: int) -> None:
+        self.lent[block].discard(borrower)
+        if not self.lent[block]:
+            del self.lent[block]
+            if block in self.retired:
+                self.retired.discard(block)
+                del self.used[block]
 
     @invariant()
     def blocks_are_sound(self) -> None:
@@ -110,13 +122,40 @@ class HeapMachine(RuleBasedStateMachine):
         states = self.board.block_state.array[:count]
         sizes = self.board.block_bytes.array[:count]
         offsets = self.board.block_offset.array[:count]
-        assert set(np.flatnonzero(states == Block.USED).tolist()) == set(self.used)
+        found = set(np.flatnonzero(states == Block.USED).tolist())
+        assert found == set(self.used) - self.retired
+        assert set(np.flatnonzero(states == Block.RETIRED).tolist()) == self.retired
         assert self.heap.used_bytes() == sum(int(sizes[block]) for block in self.used)
         resident = int(sizes[states != Block.PUNCHED].sum())
         assert self.board.head[Head.RESIDENT] == resident <= self.budget
-        ends = np.sort(offsets + sizes)
-        assert (np.sort(offsets)[1:] >= ends[:-1]).all()
-        assert not count or ends[-1] <= self.heap._address_bytes
+        offsets, ends = offsets[sizes > 0], (offsets + sizes)[sizes > 0]
+        assert (np.sort(offsets)[1:] >= np.sort(ends)[:-1]).all()
+        assert (ends <= self.heap._address_bytes).all()
 
 
 TestHeapMachine = HeapMachine.TestCase
+
+
+def heap_of(budget: int, address_factor: int, num_entries: int) -> Heap:
+    shape = BoardShape(positions=1, homes=1, outgoing=1, members=1, workers=4, blocks=num_entries)
+    board = Board(bytearray(Board.buffer_bytes(shape)), shape)
+    return Heap(
+        board,
+        budget_bytes=budget,
+        address_bytes=budget * address_factor,
+        give_back=lambda offset, nbytes: None,
+    )
+
+
+@given(sizes=st.lists(st.integers(1, 1 << 20), min_size=1, max_size=40))
+def test_neither_addresses_nor_the_table_run_out_whatever_sizes_came_before(
+    sizes: list[int],
+) -> None:
+    heap = heap_of(1 << 20, address_factor=2, num_entries=12)
+    for nbytes in sizes:
+        filled = []
+        while len(filled) < 8 and (block := heap.allocate(nbytes, 0)) >= 0:
+            filled.append(block)
+        assert len(filled) == min(8, heap.budget_bytes // size_class(nbytes))
+        for block in filled:
+            heap.release(block)

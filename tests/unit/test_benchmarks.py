@@ -15,6 +15,7 @@ from benchmarks.device import PacedDevice
 from benchmarks.epoch import check_exactly_once
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import Spread, by_repeat, paired_ratios, spread
+from benchmarks.ideal import simulate
 from benchmarks.summary import summarise
 from benchmarks.targets import TARGETS, outcomes
 from benchmarks.workloads import WORKLOADS
@@ -128,7 +129,7 @@ def test_a_quick_run_of_stock_torch_writes_what_the_documentation_says(tmp_path:
         (*command, "--loaders", "torch", "--json", str(path)), cwd=ROOT, check=True, timeout=50
     )
     report = json.loads(path.read_text())
-    assert report["schema"] == "hatchway-benchmarks/1"
+    assert report["schema"] == "hatchway-benchmarks/2"
     assert {"commit", "cpu", "num_cores", "kernel", "python", "torch", "numpy"} <= set(
         report["host"]
     )
@@ -144,3 +145,25 @@ def test_a_quick_run_of_stock_torch_writes_what_the_documentation_says(tmp_path:
     assert only["epoch_s"] == pytest.approx(only["first_batch_s"] + only["steady_s"])
     assert only["steady_s"] >= limit["limit_s"] * 0.999
     assert workload["summary"]["torch"]["epoch_over_torch"]["median"] == 1.0
+
+
+def test_a_loader_without_cost_keeps_the_device_busy_where_samples_are_even() -> None:
+    ideal = simulate([0.1] * 40, num_workers=2, batch_size=4, in_order=True)
+    assert ideal.steady_over_limit == pytest.approx(1.0)
+    assert ideal.epoch_over_limit == pytest.approx(1.1)  # the first of ten batches, and its step
+
+
+def test_slow_samples_at_the_beginning_cost_even_a_loader_without_cost_time() -> None:
+    # Device steps of 0.2 s; batches of two are made at 1, 2, 2.1 ... s in order.
+    sample_s = [1.0, 1.0, 1.0, 1.0] + [0.1] * 28
+    strict = simulate(sample_s, num_workers=2, batch_size=2, in_order=True)
+    makespan_s, step_s = 3.4, 3.4 / 16
+    assert strict.epoch_over_limit == pytest.approx((2 + 15 * step_s) / makespan_s)
+    assert strict.steady_over_limit == pytest.approx((1 + 15 * step_s) / makespan_s)
+
+
+def test_in_ready_order_a_batch_is_made_of_what_is_finished_first() -> None:
+    sample_s = [1.0] + [0.1] * 12
+    ready = simulate(sample_s, num_workers=2, batch_size=4, in_order=False)
+    strict = simulate(sample_s, num_workers=2, batch_size=4, in_order=True)
+    assert ready.epoch_over_limit < strict.epoch_over_limit

@@ -74,16 +74,18 @@ class Admission:
                     first = board.chunk_first.cells[worker] + begin
                     self._commons.schedule.give_up(first, end - begin)
 
-    def take_back_lost(self) -> None:
+    def end_chunk(self, *, is_whole: bool) -> None:
         """Plan again what a worker took from this one's chunk and, dying, did not give up.
 
-        The chunk is over: what is still claimed of it nobody will run.
+        Args:
+            is_whole: Whether this worker ran the whole chunk. If not, what is still
+                claimed of it nobody will run.
         """
         board, me = self._board, self._worker_id
         end = board.span.cells[me] & 0xFFFFFFFF
-        if not end:
-            return
         board.span.cells[me] = 0
+        if is_whole or not end:
+            return
         begin = max(board.chunk_first.cells[me], board.head[Head.TAIL])
         end += board.chunk_first.cells[me]
         lost = board.run(board.status, begin, end) == Status.CLAIMED

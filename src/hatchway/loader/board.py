@@ -76,12 +76,21 @@ class Running:
     NAMES: Final = ("idle", "at a sample", "collating", "waiting for memory")
 
 
+class Waiting:
+    """What the training loop sleeps for."""
+
+    NOTHING: Final = 0
+    BATCH: Final = 1
+    EPOCH_END: Final = 2  # the epoch is given up: for all samples that still run
+    BATCH_OR_SLOW: Final = 3  # or until a running sample, which holds a batch back, is slow
+
+
 class Head:
     """Scalars of the board."""
 
     HOLDER: Final = 0  # worker + 1 that holds the lock; left behind by a holder that died
     STOP: Final = 1
-    WAITING: Final = 2  # the training loop sleeps until a batch is ready
+    WAITING: Final = 2
     EPOCH: Final = 3
     BASE_SEED: Final = 4
     EPOCH_START: Final = 5  # position numbers go on across epochs; this one has rank 0
@@ -201,7 +210,13 @@ _TABLES: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "blocks": (
         "blocks",
-        {"block_state": "u1", "block_owner": "i2", "block_offset": "i8", "block_bytes": "i8"},
+        {
+            "block_state": "u1",
+            "block_owner": "i2",
+            "block_lent": "u8",
+            "block_offset": "i8",
+            "block_bytes": "i8",
+        },
     ),
 }
 
@@ -244,6 +259,7 @@ class Board:
     alive: Column
     block_state: Column
     block_owner: Column
+    block_lent: Column
     block_offset: Column
     block_bytes: Column
 
@@ -288,6 +304,15 @@ class Board:
         if len(parts) == 1:
             return parts[0]
         return np.concatenate(parts) if parts else column.array[:0]
+
+    def count(self, column: Column, begin: int, end: int, *values: int) -> int:
+        """How many cells of [begin, end) have one of the values; of columns of bytes only."""
+        found = 0
+        for part in self.slots(begin, end):
+            cells = column.cells[part].tobytes()
+            for value in values:
+                found += cells.count(value)
+        return found
 
     def has_room(self, count: int) -> bool:
         """Whether a home batch of ``count`` positions fits into the rings.

@@ -82,6 +82,11 @@ class Commons:
         offset = self.board.block_offset.cells[block]
         return memoryview(self._mapping.memory)[offset : offset + nbytes]
 
+    def populate(self, block: int) -> None:
+        """Map a block that this process is about to write for the first time."""
+        offset, nbytes = self.board.block_offset.cells[block], self.board.block_bytes.cells[block]
+        self._mapping.populate(offset, nbytes)
+
     def lease(self, block: int, nbytes: int, on_release: Any) -> memoryview:
         """Like :meth:`view`; ``on_release`` runs when nothing looks at it any more."""
         return lease(self._mapping.memory, self.board.block_offset.cells[block], nbytes, on_release)

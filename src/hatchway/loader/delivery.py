@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from hatchway.loader.board import Board, Head, Kind, Outgoing, Status
 from hatchway.loader.fastlane import waits_for_fast
 from hatchway.loader.heap import Heap
+from hatchway.loader.retirement import Retirement
 
 
 @dataclass(frozen=True)
@@ -59,22 +60,27 @@ class Delivery:
         self._board = board
         self._heap = heap
         self._rules = rules
+        self._retirement = Retirement(board, heap)
 
-    def compose(self, position: int = -1, now_s: float | None = None) -> None:
+    def compose(self, position: int = -1, now_s: float | None = None) -> bool:
         """Make every batch that can be made.
 
         Args:
             position: A sample that was just finished, or -1 to look everywhere.
             now_s: The monotonic time, to wait for running samples that are not
                 slow; None waits for none.
+
+        Returns:
+            Whether a batch is held back for a running sample that is not slow yet.
         """
         if not self._rules.fixed:
-            self._compose_free(now_s)
-        elif position >= 0:
+            return self._compose_free(now_s)
+        if position >= 0:
             self._compose_home(self._board.home.cells[position & self._board.mask])
         else:
             for home in range(self._board.head[Head.HOME_TAIL], self._board.head[Head.HOMES]):
                 self._compose_home(home)
+        return False
 
     def claim_collate(self, worker: int) -> int:
         """The slot of an outgoing batch that ``worker`` is to collate, or -1."""
@@ -110,7 +116,7 @@ class Delivery:
         board.out_kind.cells[slot] = kind
         board.out_status.cells[slot] = Outgoing.READY
         self._heap.adopt(block)
-        self.consume(self.members(slot))
+        self._retirement.consume(self.members(slot))
 
     def is_ready(self) -> bool:
         """Whether the training loop has something to take."""
@@ -135,7 +141,7 @@ class Delivery:
             board.block.array[slots[board.block.array[slots] == block]] = -1
         board.out_status.cells[slot] = Outgoing.TAKEN
         # A collated batch is consumed already; its slots may hold other positions.
-        self.consume(positions[positions >= head[Head.TAIL]])
+        self._retirement.consume(positions[positions >= head[Head.TAIL]])
         tail = head[Head.OUT_TAIL]
         while tail < self._out_end() and (
             board.out_status.cells[tail & board.out_mask] == Outgoing.TAKEN
@@ -150,58 +156,6 @@ class Delivery:
         head = self._board.head
         consumed = head[Head.EXHAUSTED] and head[Head.TAIL] == head[Head.PUBLISHED]
         return bool(consumed and head[Head.OUT_TAIL] == self._out_end())
-
-    def consume(self, positions: NDArray[np.int64]) -> None:
-        """Forget samples that have been delivered, and free what held them."""
-        board = self._board
-        slots = positions & board.mask
-        blocks = board.block.array[slots]
-        if blocks.max(initial=-1) >= 0:
-            held = blocks[blocks >= 0].tolist()
-            for block in held:
-                self._heap.retire(block)
-            board.block.array[slots] = -1
-            for block in held:
-                self._heap.free_retired(block)
-        board.status.array[slots] = Status.CONSUMED
-        homes = board.home.array[slots]
-        if len(homes) and homes[0] == homes[-1] and (homes == homes[0]).all():
-            self.free_home(int(homes[0]))
-        else:
-            for home in np.unique(homes).tolist():
-                self.free_home(home)
-        self._advance()
-
-    def _advance(self) -> None:
-        """Move the tails over what is consumed."""
-        board, head = self._board, self._board.head
-        tail, end = head[Head.TAIL], head[Head.PUBLISHED]
-        if tail < end and board.status.cells[tail & board.mask] == Status.CONSUMED:
-            pending = np.flatnonzero(board.run(board.status, tail, end) != Status.CONSUMED)
-            head[Head.TAIL] = tail + int(pending[0]) if len(pending) else end
-        home_tail = head[Head.HOME_TAIL]
-        while home_tail < head[Head.HOMES]:
-            slot = home_tail & board.home_mask
-            if board.home_first.cells[slot] + board.home_count.cells[slot] > head[Head.TAIL]:
-                break
-            self.free_home(home_tail)  # what an abandoned epoch never began
-            home_tail += 1
-        head[Head.HOME_TAIL] = home_tail
-
-    def free_home(self, home: int) -> None:
-        """Free the blocks of a home batch that is consumed to the last sample."""
-        board = self._board
-        slot = home & board.home_mask
-        first, count = board.home_first.cells[slot], board.home_count.cells[slot]
-        if not np.all(board.run(board.status, first, first + count) == Status.CONSUMED):
-            return
-        block, keys = board.home_block.cells[slot], board.home_keys.cells[slot]
-        held = [one for one in (block, keys) if one >= 0]
-        for one in held:
-            self._heap.retire(one)
-        board.home_block.cells[slot] = board.home_keys.cells[slot] = -1
-        for one in held:
-            self._heap.free_retired(one)
 
     def repair(self) -> None:
         """Undo a batch that its maker, dying, had begun to write down."""
@@ -228,8 +182,8 @@ class Delivery:
                 board.status.cells[slot] = Status.FAILED if failed else Status.DONE
                 board.home_emitted.cells[board.home.cells[slot] & board.home_mask] = 0
         for home in range(head[Head.HOME_TAIL], head[Head.HOMES]):
-            self.free_home(home)
-        self._advance()
+            self._retirement.free_home(home)
+        self._retirement.advance()
 
     def referenced_blocks(self) -> set[int]:
         """Every block that the board refers to."""
@@ -243,16 +197,19 @@ class Delivery:
                 blocks.add(board.out_block.cells[number & board.out_mask])
         return blocks - {-1}
 
+    def forget(self, positions: NDArray[np.int64]) -> None:
+        """Drop samples that nobody will take."""
+        self._retirement.consume(positions)
+
     def _compose_home(self, home: int) -> None:
         board = self._board
         slot = home & board.home_mask
         if board.home_emitted.cells[slot]:
             return
         first, count = board.home_first.cells[slot], board.home_count.cells[slot]
-        status = board.run(board.status, first, first + count)
-        if not np.all((status == Status.DONE) | (status == Status.FAILED)):
+        if board.count(board.status, first, first + count, Status.DONE, Status.FAILED) < count:
             return
-        failed = np.flatnonzero(status == Status.FAILED)
+        failed = np.flatnonzero(board.run(board.status, first, first + count) == Status.FAILED)
         out = home & board.out_mask
         board.out_fixed.cells[out] = 1
         board.out_first.cells[out] = first
@@ -264,7 +221,7 @@ class Delivery:
         board.assign(board.status, first, first + count, Status.TAKEN)
         board.home_emitted.cells[slot] = 1
 
-    def _compose_free(self, now_s: float | None) -> None:
+    def _compose_free(self, now_s: float | None) -> bool:
         board, head, rules = self._board, self._board.head, self._rules
         while head[Head.OUT_HEAD] - head[Head.OUT_TAIL] < rules.depth:
             begin, end = head[Head.TAIL], head[Head.PUBLISHED]
@@ -277,25 +234,26 @@ class Delivery:
                 self._emit(whole, is_failure=False)
                 continue
             if not count:
-                return
+                return False
             if count < rules.batch_size:
                 pending = (status == Status.PLANNED) | (status == Status.CLAIMED)
                 if pending.any() or not (
                     # After failures, which leave alone, a full ring may hold less.
                     head[Head.EXHAUSTED] or not board.has_room(rules.batch_size)
                 ):
-                    return
+                    return False
             chosen = over[: rules.batch_size] + begin
             failed = chosen[board.status.array[chosen & board.mask] == Status.FAILED]
             if len(failed):
                 # A failed sample leaves alone, in its turn: the others are not lost.
                 chosen = failed[:1]
             elif len(chosen) < rules.batch_size and rules.drop_last and head[Head.EXHAUSTED]:
-                self.consume(chosen)
-                return
+                self._retirement.consume(chosen)
+                return False
             if now_s is not None and waits_for_fast(board, status, begin, int(chosen[-1]), now_s):
-                return
+                return True
             self._emit(chosen, is_failure=bool(len(failed)))
+        return False
 
     def _without_whole(
         self, over: NDArray[np.int64], begin: int
@@ -352,7 +310,6 @@ class Delivery:
             board.out_first.cells[out] = int(positions[0])
             board.out_kind.cells[out] = Kind.ROW
             board.out_block.cells[out] = block
-            board.out_nbytes.cells[out] = board.head[Head.ROW_BYTES] * count
             board.out_status.cells[out] = Outgoing.READY
         else:
             board.out_status.cells[out] = Outgoing.COMPOSED

@@ -13,10 +13,11 @@ from collections.abc import Callable
 import numpy as np
 
 from hatchway.loader.board import Block, Board, Head
+from hatchway.loader.errors import SharedMemoryError
 
 _SMALLEST = 512
 _PAGE = 4096
-_FOR_GOOD = -1
+_MOST_BORROWERS = 63
 
 
 def size_class(nbytes: int) -> int:
@@ -75,25 +76,11 @@ class Heap:
         if not (fits or over_budget):
             return -1
         punched = np.flatnonzero(of_size & (states == Block.PUNCHED))
-        if len(punched):
-            block = int(punched[0])
-        elif count < board.shape.blocks and head[Head.BUMP] + size <= self._address_bytes:
-            block = count
-            board.block_offset.cells[block] = head[Head.BUMP]
-            board.block_bytes.cells[block] = size
-            board.block_state.cells[block] = Block.PUNCHED
-            head[Head.BUMP] += size
-            head[Head.NUM_BLOCKS] = count + 1
-        else:
-            block = self._any_punched(size)
-            if block < 0:
-                return -1
-            size = board.block_bytes.cells[block]
-            fits = head[Head.RESIDENT] + size <= self.budget_bytes or self._make_room(size)
-            if not (fits or over_budget):
-                return -1
+        block = int(punched[0]) if len(punched) else self._new_block(size)
+        if block < 0:
+            return -1
         if self._reserve is not None:
-            self._reserve(board.block_offset.cells[block], size)
+            self._take_from_file_system(board.block_offset.cells[block], size)
         head[Head.RESIDENT] += size
         head[Head.PEAK] = max(head[Head.PEAK], head[Head.RESIDENT])
         return self._take(block, owner)
@@ -115,21 +102,19 @@ class Heap:
 
     def free_retired(self, block: int) -> None:
         """The board has forgotten the block: free it, or once it is not on loan."""
-        if self._board.block_owner.cells[block] == 0:
+        if not self._board.block_lent.cells[block]:
             self.release(block)
 
     def lend(self, block: int, borrower: int) -> None:
         """``borrower`` still looks at a block that the board may retire."""
-        owners = self._board.block_owner.cells
-        # With a second borrower nobody knows who is last: it is kept for good.
-        owners[block] = borrower + 1 if owners[block] in (0, borrower + 1) else _FOR_GOOD
+        self._board.block_lent.cells[block] |= _bit_of(borrower)
 
-    def take_back(self, block: int) -> None:
+    def take_back(self, block: int, borrower: int) -> None:
         """The borrower of a block looks at it no longer."""
-        if self._board.block_owner.cells[block] == _FOR_GOOD:
-            return
-        self._board.block_owner.cells[block] = 0
-        if self._board.block_state.cells[block] == Block.RETIRED:
+        board = self._board
+        if borrower < _MOST_BORROWERS:
+            board.block_lent.cells[block] &= ~_bit_of(borrower)
+        if not board.block_lent.cells[block] and board.block_state.cells[block] == Block.RETIRED:
             self.release(block)
 
     def used_bytes(self) -> int:
@@ -144,16 +129,20 @@ class Heap:
         board = self._board
         count = board.head[Head.NUM_BLOCKS]
         states, owners = board.block_state.array[:count], board.block_owner.array[:count]
+        lent = board.block_lent.array[:count]
+        for one in dead:
+            if one < _MOST_BORROWERS:
+                lent &= ~np.uint64(_bit_of(one))
         for block in np.flatnonzero(owners > 0).tolist():
             if int(owners[block]) - 1 in dead:
                 owners[block] = 0
                 # The owner of a block that is not in use is history.
-                if block not in referenced and states[block] in (Block.USED, Block.RETIRED):
+                if block not in referenced and states[block] == Block.USED:
                     states[block] = Block.FREE
         for block in np.flatnonzero(states == Block.RETIRED).tolist():
             if block in referenced:
                 states[block] = Block.USED
-            elif owners[block] == 0:
+            elif not lent[block]:
                 states[block] = Block.FREE
         sizes = board.block_bytes.array[:count]
         board.head[Head.RESIDENT] = int(sizes[states != Block.PUNCHED].sum())
@@ -167,23 +156,101 @@ class Heap:
         return block
 
     def _make_room(self, size: int) -> bool:
+        """Give back free memory until ``size`` more bytes keep within the budget."""
+        head = self._board.head
+        self._punch_free(lambda: bool(head[Head.RESIDENT] + size <= self.budget_bytes))
+        return bool(head[Head.RESIDENT] + size <= self.budget_bytes)
+
+    def _punch_free(self, is_enough: Callable[[], bool]) -> None:
+        """Give the memory of free blocks back, the largest first, until it is enough."""
         board = self._board
-        head = board.head
-        count = head[Head.NUM_BLOCKS]
+        count = board.head[Head.NUM_BLOCKS]
         states, sizes = board.block_state.array[:count], board.block_bytes.array[:count]
         free = np.flatnonzero(states == Block.FREE)
         for block in free[np.argsort(sizes[free])[::-1]].tolist():
-            if head[Head.RESIDENT] + size <= self.budget_bytes:
+            if is_enough():
                 break
             states[block] = Block.PUNCHED
             self._give_back(board.block_offset.cells[block], int(sizes[block]))
-            head[Head.RESIDENT] -= int(sizes[block])
-        return bool(head[Head.RESIDENT] + size <= self.budget_bytes)
+            board.head[Head.RESIDENT] -= int(sizes[block])
 
-    def _any_punched(self, size: int) -> int:
-        """The smallest punched block that is large enough (addresses ran out)."""
+    def _take_from_file_system(self, offset: int, size: int) -> None:
+        """Reserve memory, if need be instead of that of free blocks."""
+        assert self._reserve is not None
+        try:
+            self._reserve(offset, size)
+        except SharedMemoryError:
+            self._punch_free(lambda: False)
+            self._reserve(offset, size)
+
+    def _new_block(self, size: int) -> int:
+        """A block of exactly ``size`` bytes without memory, or -1."""
+        board, head = self._board, self._board.head
+        if head[Head.BUMP] + size > self._address_bytes:
+            self._join_unused()
+        block = self._unused_entry()
+        if block < 0:
+            return -1
+        if head[Head.BUMP] + size <= self._address_bytes:
+            offset = head[Head.BUMP]
+            head[Head.BUMP] += size
+        else:
+            offset = self._carve(size)
+            if offset < 0:
+                return -1
+        board.block_offset.cells[block] = offset
+        board.block_state.cells[block] = Block.PUNCHED
+        board.block_bytes.cells[block] = size
+        return block
+
+    def _unused_entry(self) -> int:
+        """An entry of the table that stands for no address range, or -1."""
+        board, head = self._board, self._board.head
+        count = head[Head.NUM_BLOCKS]
+        unused = np.flatnonzero(board.block_bytes.array[:count] == 0)
+        if len(unused):
+            return int(unused[0])
+        if count == board.shape.blocks:
+            self._join_unused()
+            unused = np.flatnonzero(board.block_bytes.array[:count] == 0)
+            return int(unused[0]) if len(unused) else -1
+        head[Head.NUM_BLOCKS] = count + 1
+        return int(count)
+
+    def _join_unused(self) -> None:
+        """Join neighbouring address ranges that hold nothing.
+
+        Whoever dies here loses addresses at worst: no two entries ever overlap.
+        """
+        self._punch_free(lambda: False)
+        board, head = self._board, self._board.head
+        count = head[Head.NUM_BLOCKS]
+        sizes, offsets = board.block_bytes.array[:count], board.block_offset.array[:count]
+        unused = np.flatnonzero((board.block_state.array[:count] == Block.PUNCHED) & (sizes > 0))
+        last = -1
+        for block in unused[np.argsort(offsets[unused])].tolist():
+            size = int(sizes[block])
+            if last >= 0 and offsets[last] + sizes[last] == offsets[block]:
+                sizes[block] = 0
+                sizes[last] += size
+            else:
+                last = block
+        if last >= 0 and offsets[last] + sizes[last] == head[Head.BUMP]:
+            sizes[last], head[Head.BUMP] = 0, int(offsets[last])
+
+    def _carve(self, size: int) -> int:
+        """The offset of ``size`` bytes cut off an unused address range, or -1."""
         board = self._board
         count = board.head[Head.NUM_BLOCKS]
         sizes = board.block_bytes.array[:count]
         fits = np.flatnonzero((board.block_state.array[:count] == Block.PUNCHED) & (sizes >= size))
-        return int(fits[np.argmin(sizes[fits])]) if len(fits) else -1
+        if not len(fits):
+            return -1
+        block = int(fits[np.argmin(sizes[fits])])
+        sizes[block] -= size
+        return int(board.block_offset.cells[block] + sizes[block])
+
+
+def _bit_of(borrower: int) -> int:
+    """The borrower's bit; the last one is for all that are left, and is never cleared."""
+    return 1 << min(borrower, _MOST_BORROWERS)

@@ -19,7 +19,7 @@ from torch.utils.data._utils.collate import (
 )
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from hatchway.loader.board import BoardShape, Head, Running, power_of_two
+from hatchway.loader.board import BoardShape, Head, Running, Waiting, power_of_two
 from hatchway.loader.commons import Commons, CommonsConfig
 from hatchway.loader.cost import SampleTimes
 from hatchway.loader.delivery import Delivered, DeliveryRules
@@ -43,8 +43,10 @@ from hatchway.loader.task import WorkerTask
 _DEPTH = 2
 _MOST_AHEAD = 1 << 16
 _MOST_BLOCKS = 1 << 16
-# While the loop waits it looks at the workers this often at most.
+# While the loop waits it looks at the workers this often at most: where a batch
+# waits for a sample to become slow, and to see whether slow samples hold them all.
 _SHORTEST_LOOK_S = 0.005
+_LOOK_S = 0.05
 
 
 class ParallelIterator(_BaseDataLoaderIter):
@@ -155,7 +157,7 @@ class ParallelIterator(_BaseDataLoaderIter):
                     self._plan.forget()
                     break
                 # Who finishes rings. The idle sleep on; who waits for memory gives up.
-                head[Head.WAITING] = 2
+                head[Head.WAITING] = Waiting.EPOCH_END
             commons.wake_for_memory()
             wait_readable([commons.bell.fileno(), *self._pool.sentinels()], 1.0)
             commons.bell.silence()
@@ -221,8 +223,7 @@ class ParallelIterator(_BaseDataLoaderIter):
             with self._visit:
                 plan.publish(planned)
                 planned = []
-                if self._free:
-                    delivery.compose(now_s=time.monotonic())
+                holds_back = self._free and delivery.compose(now_s=time.monotonic())
                 delivered = delivery.take()
                 if delivered is not None:
                     plan.delivered(len(delivered.positions))
@@ -230,7 +231,10 @@ class ParallelIterator(_BaseDataLoaderIter):
                         delivery.compose(now_s=time.monotonic())
                 elif delivery.finished():
                     return None
-                head[Head.WAITING] = int(delivered is None)
+                if delivered is None:
+                    head[Head.WAITING] = Waiting.BATCH_OR_SLOW if holds_back else Waiting.BATCH
+                else:
+                    head[Head.WAITING] = Waiting.NOTHING
                 self._pool.wake(plan.work_left())
                 commons.wake_for_memory()
             if delivered is not None:
@@ -238,14 +242,14 @@ class ParallelIterator(_BaseDataLoaderIter):
             planned = plan.draw(None)
             if planned:
                 continue
-            self._sleep(asked)
+            self._sleep(asked, holds_back=holds_back)
 
-    def _sleep(self, asked: float) -> None:
+    def _sleep(self, asked: float, *, holds_back: bool) -> None:
         """Wait for a batch, for a worker's death, or for samples to become slow."""
         bell = self._commons.bell
         look_s = None
         if self._order == "ready":
-            look_s = max(_SHORTEST_LOOK_S, self._times.cut_s())
+            look_s = max(_SHORTEST_LOOK_S if holds_back else _LOOK_S, self._times.cut_s())
         if self._timeout > 0:
             left_s = asked + self._timeout - time.monotonic()
             if left_s <= 0:

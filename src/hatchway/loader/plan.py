@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hatchway.loader.board import Block, Head, Outgoing, Status
+from hatchway.loader.board import Block, Head, Outgoing, Status, Waiting
 from hatchway.loader.commons import Commons
 from hatchway.loader.errors import BufferFullError
 
@@ -107,7 +107,7 @@ class Plan:
             block = board.out_block.cells[slot]
             members = delivery.members(slot)
             members = members[members >= head[Head.TAIL]]
-            delivery.consume(members[board.run_at(board.status, members) == Status.TAKEN])
+            delivery.forget(members[board.run_at(board.status, members) == Status.TAKEN])
             if board.block_state.cells[block] == Block.USED:
                 # Not a sample's own, nor a home batch's: those are consumed just now.
                 self._commons.heap.release(block)
@@ -115,7 +115,7 @@ class Plan:
         begin, end = head[Head.TAIL], head[Head.PUBLISHED]
         positions = np.arange(begin, end, dtype=np.int64)
         left = positions[board.run_at(board.status, positions) != Status.CONSUMED]
-        delivery.consume(left)
+        delivery.forget(left)
         head[Head.TAIL] = end
         head[Head.HOME_TAIL] = head[Head.HOMES]
         if self._commons.config.rules.fixed:
@@ -123,7 +123,7 @@ class Plan:
         else:
             head[Head.OUT_TAIL] = head[Head.OUT_HEAD]
         head[Head.EPOCH] += 1
-        head[Head.WAITING] = 0
+        head[Head.WAITING] = Waiting.NOTHING
 
     def _has_room(self, ahead: int) -> bool:
         if self._waiting:

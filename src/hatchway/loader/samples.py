@@ -34,12 +34,14 @@ class SampleRunner:
         chunk_size: Learns how many samples make a millisecond.
         spans: The native view of the workers' chunks; None without native code.
         last: The last position that was finished since the last visit, or -1.
+        has_run_all: Whether nobody took a part of the latest chunk away.
     """
 
     def __init__(self, task: WorkerTask, store: Store, hand_in: Callable[[int], None]) -> None:
         self.chunk_size = ChunkSize()
         self.spans: Any = None
         self.last = -1
+        self.has_run_all = False
         self._task = task
         self._worker_id = task.worker_id
         self._commons = task.commons
@@ -122,7 +124,8 @@ class SampleRunner:
         is_whole = is_whole and (rules.fixed or count == rules.batch_size)
         held: list[tuple[int, Any]] = []
         base_seed, epoch, start = head[Head.BASE_SEED], head[Head.EPOCH], head[Head.EPOCH_START]
-        done = 0
+        done = in_all = 0
+        self.has_run_all = False
         while True:
             try:
                 why, position, sample = self._loop.run(
@@ -135,6 +138,7 @@ class SampleRunner:
                 self._publish(position, Status.FAILED)
                 is_whole = False
             done += self._loop.num_done
+            in_all += self._loop.num_done
             if why in (_EXHAUSTED, _VISIT) and self._loop.num_done:
                 self.last = position
             if why == _EXHAUSTED:
@@ -158,6 +162,7 @@ class SampleRunner:
         if not (is_whole and len(held) == count and self._put_batch(held)):
             self._put_all(held, keys)
         self.chunk_size.observe(done, time.monotonic() - visited)
+        self.has_run_all = in_all == claim.count
 
     def collate(self, first: int, samples: Any) -> Any:
         """Call ``collate_fn``, with generators seeded from the batch's first position."""

@@ -10,12 +10,14 @@ import torch
 
 from hatchway.base.units import format_bytes
 from hatchway.loader import native, payload
-from hatchway.loader.board import Head, Kind, Running
+from hatchway.loader.board import Head, Kind, Running, Waiting
 from hatchway.loader.commons import Commons
 from hatchway.loader.errors import BufferFullError, SharedMemoryError
 from hatchway.loader.rows import RowLayout, RowWriter, layout_of
 
 _GIVE_UP_ROWS = 8
+# Smaller blocks are not worth a system call.
+_LEAST_POPULATED = 1 << 16
 _UNKNOWN, _AGREED, _GIVEN_UP = range(3)
 
 
@@ -43,9 +45,10 @@ class Store:
         self._rows = rows
         self._wait = wait
         self._layout: RowLayout | None = None
-        self._writers: dict[int, tuple[int, RowWriter]] = {}
-        self._targets: dict[int, tuple[int, Any]] = {}
+        self._writers: dict[int, tuple[tuple[int, int], RowWriter]] = {}
+        self._targets: dict[int, tuple[tuple[int, int], Any]] = {}
         self._loans: list[_Loan] = []
+        self._mapped: dict[int, int] = {}
 
     def put_sample(self, position: int, sample: object) -> int:
         """Write a sample into its row or a block of its own."""
@@ -60,12 +63,20 @@ class Store:
         """Write a payload into a block that belongs to ``position``."""
         slot = position & self._board.mask
         block = self.allocate(content.nbytes, over_budget=over_budget)
-        content.write(self._commons.view(block, content.nbytes))
+        content.write(self.writable(block, content.nbytes))
         self._board.nbytes.cells[slot] = content.nbytes
         self._board.block.cells[slot] = block
         self._commons.heap.adopt(block)
         head = self._board.head
         head[Head.SAMPLE_BYTES] = max(head[Head.SAMPLE_BYTES], content.nbytes)
+
+    def writable(self, block: int, nbytes: int) -> memoryview:
+        """The first ``nbytes`` of a block, mapped as a whole if this process never saw it."""
+        offset = self._board.block_offset.cells[block]
+        if nbytes >= _LEAST_POPULATED and self._mapped.get(block) != offset:
+            self._mapped[block] = offset
+            self._commons.populate(block)
+        return self._commons.view(block, nbytes)
 
     def allocate(self, nbytes: int, *, over_budget: bool = False) -> int:
         """A block for ``nbytes``; waits for the training loop to free one.
@@ -94,7 +105,7 @@ class Store:
     def _is_stuck(self) -> bool:
         """Whether the loop waits for a batch while every worker waits for memory."""
         board = self._board
-        if board.head[Head.WAITING] == 2:
+        if board.head[Head.WAITING] == Waiting.EPOCH_END:
             return True  # the epoch is given up: nobody will free any
         running, alive = board.running.array, board.alive.array == 1
         busy = alive & ((running == Running.SAMPLE) | (running == Running.COLLATE))
@@ -128,13 +139,14 @@ class Store:
         if not self._rows or block < 0:
             return None
         count = self._board.home_count.cells[home & self._board.home_mask]
+        place = (count, self._board.block_offset.cells[block])
         cached = self._targets.get(block)
-        if cached is not None and cached[0] == count:
+        if cached is not None and cached[0] == place:
             return cached[1]
         description = self._agreed_layout().describe(count)
         api = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
-        target = native.MODULE.RowTarget(self._whole(block, count), description, api)
-        self._targets[block] = (count, target)
+        target = native.MODULE.RowTarget(self._writable_rows(block, count), description, api)
+        self._targets[block] = (place, target)
         return target
 
     @property
@@ -174,7 +186,7 @@ class Store:
     def gather(self, positions: list[int], block: int) -> None:
         """Copy rows of several home batches into the block of one batch."""
         board, layout = self._board, self._agreed_layout()
-        target = layout.tensors(self._whole(block, len(positions)), len(positions))
+        target = layout.tensors(self._writable_rows(block, len(positions)), len(positions))
         filled = 0
         while filled < len(positions):
             slot = positions[filled] & board.mask
@@ -188,7 +200,7 @@ class Store:
                 run += 1
             home_slot, row = home & board.home_mask, board.row.cells[slot]
             count = board.home_count.cells[home_slot]
-            source = layout.tensors(self._whole(board.home_block.cells[home_slot], count), count)
+            source = layout.tensors(self._rows_of(board.home_block.cells[home_slot], count), count)
             for to, out_of in zip(target, source, strict=True):
                 to[filled : filled + run].copy_(out_of[row : row + run])
             filled += run
@@ -211,7 +223,7 @@ class Store:
         self._loans = [loan for loan in self._loans if not loan.is_over]
         still_lent = {block for loan in self._loans for block in loan.blocks}
         for block in {block for loan in over for block in loan.blocks} - still_lent:
-            self._commons.heap.take_back(block)
+            self._commons.heap.take_back(block, self._worker_id)
 
     @property
     def has_lent(self) -> bool:
@@ -242,16 +254,17 @@ class Store:
         if block < 0:
             return None
         count = board.home_count.cells[slot]
+        place = (count, board.block_offset.cells[block])
         cached = self._writers.get(block)
-        if cached is not None and cached[0] == count:
+        if cached is not None and cached[0] == place:
             return cached[1]
         writer = RowWriter(
             self._agreed_layout(),
-            self._whole(block, count),
+            self._writable_rows(block, count),
             count,
             keeps_strides=not self._commons.config.rules.rows_are_batch,
         )
-        self._writers[block] = (count, writer)
+        self._writers[block] = (place, writer)
         return writer
 
     def _agree_on(self, sample: object, home: int) -> None:
@@ -275,8 +288,11 @@ class Store:
             self._layout = read_layout(self._commons)
         return self._layout
 
-    def _whole(self, block: int, count: int) -> memoryview:
+    def _rows_of(self, block: int, count: int) -> memoryview:
         return self._commons.view(block, self._agreed_layout().block_bytes(count))
+
+    def _writable_rows(self, block: int, count: int) -> memoryview:
+        return self.writable(block, self._agreed_layout().block_bytes(count))
 
 
 class _Loan:

@@ -17,7 +17,7 @@ from torch.utils.data._utils import worker as torch_worker
 
 from hatchway.loader import payload
 from hatchway.loader.admission import VISIT_S, Admission
-from hatchway.loader.board import Head, Kind, Outgoing, Running
+from hatchway.loader.board import Head, Kind, Outgoing, Running, Waiting
 from hatchway.loader.failure import failure_of
 from hatchway.loader.samples import SampleRunner
 from hatchway.loader.schedule import Claim
@@ -88,17 +88,18 @@ class Worker:
         board, commons = self._board, self._commons
         head, me = board.head, self._id
         work: Claim | int | None = None
+        holds_back = False
         with self._visit:
             last = self._samples.hand_over()
-            self._admission.take_back_lost()
+            self._admission.end_chunk(is_whole=self._samples.has_run_all)
             if last >= 0:
                 board.started.cells[me] = 0.0
-                commons.delivery.compose(last, time.monotonic())
+                holds_back = commons.delivery.compose(last, time.monotonic())
             if head[Head.STOP]:
                 return -1
             if self._store.has_lent:
                 self._store.take_back()
-            ring = head[Head.WAITING] == 2 or (head[Head.WAITING] and commons.delivery.is_ready())
+            ring = head[Head.WAITING] == Waiting.EPOCH_END or self._has_news(holds_back)
             out = commons.delivery.claim_collate(me)
             if out >= 0:
                 work = out
@@ -109,7 +110,7 @@ class Worker:
                 board.running.cells[me] = Running.NOTHING
                 board.parked.cells[me] = 1
             if ring:
-                head[Head.WAITING] = 0
+                head[Head.WAITING] = Waiting.NOTHING
         if ring:
             commons.bell.ring()
         if work is None and head[Head.WAITING]:
@@ -143,12 +144,18 @@ class Worker:
         board, commons = self._board, self._commons
         head = board.head
         with self._visit:
-            commons.delivery.compose(position, time.monotonic())
-            ring = head[Head.WAITING] and commons.delivery.is_ready()
+            ring = self._has_news(commons.delivery.compose(position, time.monotonic()))
             if ring:
-                head[Head.WAITING] = 0
+                head[Head.WAITING] = Waiting.NOTHING
         if ring:
             commons.bell.ring()
+
+    def _has_news(self, holds_back: bool) -> bool:
+        """Whether the training loop, if it sleeps, should look at the board."""
+        waiting = self._board.head[Head.WAITING]
+        if not waiting:
+            return False
+        return (holds_back and waiting == Waiting.BATCH) or self._commons.delivery.is_ready()
 
     def _collate(self, slot: int) -> None:
         """Make an outgoing batch of stored samples."""
@@ -193,7 +200,7 @@ class Worker:
     ) -> tuple[int, int]:
         block = self._store.allocate(content.nbytes, over_budget=over_budget)
         self._board.running.cells[self._id] = Running.COLLATE
-        content.write(self._commons.view(block, content.nbytes))
+        content.write(self._store.writable(block, content.nbytes))
         return block, content.nbytes
 
     def _sleep(self) -> bool:
