@@ -152,6 +152,43 @@ def test_a_batch_whose_collate_kills_twice_is_named_and_the_others_come() -> Non
     assert batches == [[0, 1, 2, 3], [8, 9, 10, 11]]
 
 
+@pytest.mark.parametrize("order", ["strict", "ready"])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_cheap_batch_whose_collate_kills_twice_is_named_and_given_up_as_a_whole(
+    batch_size: int, order: str
+) -> None:
+    # Cheap samples that are no tensors are collated within their chunk.
+    def collate(samples: list[str]) -> Any:
+        if "sample 205" in samples:
+            killed()
+        return samples
+
+    names = [f"sample {number}" for number in range(400)]
+    loader: DataLoader[Any] = DataLoader(
+        names,  # type: ignore[arg-type]
+        batch_size,
+        num_workers=2,
+        collate_fn=collate,
+        order=order,
+        timeout=30,
+    )
+    iterator = iter(loader)
+    came, errors = [], []
+    while True:
+        try:
+            came += next(iterator)
+        except StopIteration:
+            break
+        except Exception as error:
+            errors.append(error)
+    (error,) = errors
+    assert isinstance(error, WorkerDiedError)
+    positions = [205] if batch_size == 1 else [204, 205, 206, 207]
+    assert f"collate_fn of positions {positions}" in str(error)
+    assert (error.position, error.index) == (None, None)
+    assert sorted(came) == sorted(set(names) - {names[position] for position in positions})
+
+
 def test_workers_that_die_before_they_begin_end_the_epoch_with_an_error() -> None:
     def die_at_once(worker_id: int) -> None:
         os._exit(7)

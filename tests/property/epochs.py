@@ -132,19 +132,19 @@ class Epochs:
             homes = [home for home in homes if len(home) == size]
         self.homes = homes
         self._plan.begin(iter([[self._key(rank) for rank in home] for home in homes]))
-        planned = self._plan.draw(None)
+        self._plan.draw(None)
         with self._visit:
-            self._plan.publish(planned)
+            self._plan.publish()
             self.crew.pool.wake(self.crew.pool.size)
 
     def ask(self) -> bool:
         """One turn of the training loop; whether it got a batch (or an error, or the end)."""
         plan, delivery, head = self._plan, self.commons.delivery, self.board.head
-        planned = plan.draw(None if self.asking else 1)
+        has_drawn = bool(plan.draw(None if self.asking else 1))
         self.asking = True
         self.commons.bell.silence()
         with self._visit:
-            plan.publish(planned)
+            plan.publish()
             if self.setting.is_free:
                 delivery.compose()
             taken = delivery.take()
@@ -158,7 +158,7 @@ class Epochs:
             head[Head.WAITING] = Waiting.BATCH if taken is None else Waiting.NOTHING
             self.crew.pool.wake(plan.work_left())
         if taken is None:
-            return bool(planned)
+            return has_drawn
         self.asking = False
         ranks = (taken.positions - head[Head.EPOCH_START]).tolist()
         self.delivered += ranks

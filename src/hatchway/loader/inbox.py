@@ -52,7 +52,10 @@ class Inbox:
         memory = self._memory(block, nbytes)
         if is_rows and self._layout is not None:
             return self._layout.batch(memory, count)
-        return payload.load(memory)
+        batch = payload.load(memory)
+        if isinstance(batch, Failure):  # of a batch that was collated within its chunk
+            batch.reraise()
+        return batch
 
     def _memory(self, block: int, nbytes: int) -> memoryview:
         commons, held = self._commons, self._held

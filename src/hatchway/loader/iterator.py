@@ -120,13 +120,14 @@ class ParallelIterator(_BaseDataLoaderIter):
     def _begin(self, *, first: bool) -> None:
         """Plan the first window and get the workers going."""
         self._plan.begin(self._sampler_iter)
+        self._plan.draw(1)
         with self._visit:
-            self._plan.publish(self._plan.draw(1))
+            self._plan.publish()
         if first:
             self._pool.start(0)
-        planned = self._plan.draw(None)
+        self._plan.draw(None)
         with self._visit:
-            self._plan.publish(planned)
+            self._plan.publish()
             if not first:
                 self._pool.wake(self._pool.size)
         if first:
@@ -218,11 +219,10 @@ class ParallelIterator(_BaseDataLoaderIter):
         """Wait for the next batch; None at the end of the epoch."""
         board, commons, plan = self._board, self._commons, self._plan
         head, delivery = board.head, commons.delivery
-        planned = plan.draw(1)
+        plan.draw(1)
         while True:
             with self._visit:
-                plan.publish(planned)
-                planned = []
+                plan.publish()
                 holds_back = self._free and delivery.compose(now_s=time.monotonic())
                 delivered = delivery.take()
                 if delivered is not None:
@@ -230,7 +230,7 @@ class ParallelIterator(_BaseDataLoaderIter):
                     if self._free:
                         delivery.compose(now_s=time.monotonic())
                 elif delivery.finished():
-                    return None
+                    break
                 if delivered is None:
                     head[Head.WAITING] = Waiting.BATCH_OR_SLOW if holds_back else Waiting.BATCH
                 else:
@@ -239,10 +239,10 @@ class ParallelIterator(_BaseDataLoaderIter):
                 commons.wake_for_memory()
             if delivered is not None:
                 return delivered
-            planned = plan.draw(None)
-            if planned:
-                continue
-            self._sleep(asked, holds_back=holds_back)
+            if not plan.draw(None):
+                self._sleep(asked, holds_back=holds_back)
+        plan.end()
+        return None
 
     def _sleep(self, asked: float, *, holds_back: bool) -> None:
         """Wait for a batch, for a worker's death, or for samples to become slow."""

@@ -33,6 +33,7 @@ class Plan:
         self._single = single
         self._sampler: Iterator[Any] = iter(())
         self._exhausted = True
+        self._error: Exception | None = None
         self._num_homes = 0
         self._num_planned = 0
         self._num_batches = 0
@@ -44,33 +45,37 @@ class Plan:
         head = self._board.head
         self._sampler = sampler
         self._exhausted = False
+        self._error = None
         self._num_homes = self._num_planned = self._num_batches = self._num_delivered = 0
         self._waiting = []
         head[Head.EXHAUSTED] = 0
         head[Head.EPOCH_START] = head[Head.PUBLISHED]
 
-    def draw(self, at_most: int | None) -> list[list[Any]]:
+    def draw(self, at_most: int | None) -> int:
         """Read batches of keys from the sampler, as many as the window takes.
 
         With ``at_most=1`` one is read although the window is full: the caller is
-        about to take a batch.
+        about to take a batch. What the sampler raises is kept for :meth:`end`.
+
+        Returns:
+            How many were read; they are planned by :meth:`publish`.
         """
-        drawn: list[list[Any]] = []
-        while not self._exhausted and len(drawn) != at_most:
-            ahead = len(drawn) - (1 if at_most == 1 else 0)
-            if not self._has_room(ahead):
+        if self._waiting:
+            return 0  # displaced samples hold the ring; they come first
+        while not self._exhausted and len(self._waiting) != at_most:
+            if not self._has_room(len(self._waiting) - (1 if at_most == 1 else 0)):
                 break
             try:
                 keys = next(self._sampler)
+                self._waiting.append([keys] if self._single else list(keys))
             except StopIteration:
                 self._exhausted = True
-                break
-            drawn.append([keys] if self._single else list(keys))
-        return drawn
+            except Exception as error:
+                self._error, self._exhausted = error, True
+        return len(self._waiting)
 
-    def publish(self, drawn: list[list[Any]]) -> None:
+    def publish(self) -> None:
         """Plan the batches that were drawn. Holds the lock."""
-        self._waiting.extend(drawn)
         while self._waiting:
             keys = self._waiting[0]
             if len(keys) > self._board.mask + 1:
@@ -79,12 +84,20 @@ class Plan:
                     f"{self._board.mask + 1} are possible; use smaller batches"
                 )
             if keys and not self._board.has_room(len(keys)):
-                break  # displaced samples still hold the ring; they come first
-            del self._waiting[0]
+                break
             if keys:
                 self._publish(keys)
+                self._num_homes += 1
+                self._num_planned += len(keys)
+            del self._waiting[0]
         if self._exhausted and not self._waiting:
             self._board.head[Head.EXHAUSTED] = 1
+
+    def end(self) -> None:
+        """Every batch was delivered: raise, once, what the sampler raised after them."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def delivered(self, num_samples: int) -> None:
         """The training loop took a batch of so many samples."""
@@ -126,16 +139,12 @@ class Plan:
         head[Head.WAITING] = Waiting.NOTHING
 
     def _has_room(self, ahead: int) -> bool:
-        if self._waiting:
-            return False
         if self._batch_size is None:
             return self._num_homes - self._num_batches + ahead < self._window
         planned = self._num_planned + ahead * self._batch_size
         return planned - self._num_delivered < self._window * self._batch_size
 
     def _publish(self, keys: list[Any]) -> None:
-        self._num_homes += 1
-        self._num_planned += len(keys)
         if set(map(type, keys)) == {int}:
             try:
                 self._commons.schedule.publish(len(keys), np.array(keys, np.int64))

@@ -11,6 +11,7 @@ from hatchway.loader.errors import WorkerDiedError
 from hatchway.loader.failure import death_of, describe_exit
 from hatchway.loader.machine import cpu_quota
 from hatchway.loader.pool import Pool
+from hatchway.loader.schedule import Reclaimed
 from hatchway.loader.statistics import Meter
 
 _TRIES = 2
@@ -53,7 +54,7 @@ class Rescue:
             left = commons.schedule.reclaim(worker_id)
             commons.heap.repair(commons.delivery.referenced_blocks(), {worker_id})
             if left.attempts >= _TRIES:
-                self._give_up(left.position, left.outgoing, worker_id, exit_code)
+                self._give_up(left, worker_id, exit_code)
             commons.delivery.compose()
             self._pool.wake(board.shape.workers)
         if left.position is not None or left.outgoing is not None:
@@ -71,24 +72,31 @@ class Rescue:
                 worker_id=worker_id,
             )
 
-    def _give_up(
-        self, position: int | None, outgoing: int | None, worker_id: int, exit_code: int | None
-    ) -> None:
+    def _give_up(self, left: Reclaimed, worker_id: int, exit_code: int | None) -> None:
         commons, board = self._commons, self._board
         start = board.head[Head.EPOCH_START]
-        if position is not None:
+        position, outgoing = left.position, left.outgoing
+        rank: int | None = None
+        key: object = None
+        members: list[int] = []
+        if position is not None and not left.was_collating:
             doing, rank = "loading the sample", position - start
-            key: object = commons.schedule.key_of(position, commons.view)
+            key = commons.schedule.key_of(position, commons.view)
         else:
-            members = [] if outgoing is None else commons.delivery.members(outgoing).tolist()
-            doing, rank, key = f"collate_fn of positions {[m - start for m in members]}", None, None
+            if position is not None:
+                members = commons.schedule.home_of(position)
+            elif outgoing is not None:
+                members = commons.delivery.members(outgoing).tolist()
+            doing = f"collate_fn of positions {[member - start for member in members]}"
         failure = death_of(exit_code, doing=doing, position=rank, index=key, worker_id=worker_id)
         content = payload.dump(failure)
         block = commons.heap.allocate(content.nbytes, commons.training_process, over_budget=True)
         if block < 0:
             failure.reraise()
         content.write(commons.view(block, content.nbytes))
-        if position is not None:
+        if position is not None and members:
+            commons.schedule.fail_batch(members, block, content.nbytes)
+        elif position is not None:
             commons.schedule.fail(position, block, content.nbytes)
         elif outgoing is not None:
             commons.delivery.collated(outgoing, Kind.ERROR, block, content.nbytes)

@@ -10,7 +10,7 @@ from typing import Any
 
 from hatchway.loader import native, payload
 from hatchway.loader.admission import VISIT_S
-from hatchway.loader.board import Head, Kind, Status
+from hatchway.loader.board import Head, Kind, Running, Status
 from hatchway.loader.cost import ChunkSize
 from hatchway.loader.failure import Failure, failure_of
 from hatchway.loader.schedule import Claim
@@ -181,15 +181,22 @@ class SampleRunner:
         """Collate a whole home batch; False if that fails, with nothing changed."""
         board, first = self._board, held[0][0]
         end = first + len(held)
+        self._note_collating()
         try:
             content = payload.dump(self.collate(first, [sample for _, sample in held]))
             self._store.put_blob(first, content)
         except (Exception, SystemExit):
+            board.running.cells[self._worker_id] = Running.SAMPLE
             return False  # collated again as any other batch, which reports the failure
         board.assign(board.kind, first, end, Kind.COLLATED)
         self._collated = (first, end)
         self.last = first
         return True
+
+    def _note_collating(self) -> None:
+        """Say so on the board: if this worker dies now, no sample is to blame."""
+        self._board.started.cells[self._worker_id] = time.monotonic()
+        self._board.running.cells[self._worker_id] = Running.COLLATE
 
     def _run_sample(self, position: int, keys: list[Any] | None, is_single: bool) -> None:
         """Run one sample in Python: the twin of the native loop."""
@@ -242,6 +249,7 @@ class SampleRunner:
 
     def _put_batch_of_one(self, position: int, sample: Any) -> None:
         """Collate here and now: the whole batch is in this worker's hands."""
+        self._note_collating()
         batch = self.collate(position, [sample] if self._task.auto_collation else sample)
         self._store.put_blob(position, payload.dump(batch))
         self._board.kind.cells[position & self._board.mask] = Kind.COLLATED

@@ -24,10 +24,18 @@ class Claim:
 
 @dataclass(frozen=True)
 class Reclaimed:
-    """What a dead worker left: the sample or the collate it died on, if any."""
+    """What a dead worker left: what it died on, if anything, and how often that was.
+
+    Attributes:
+        position: A sample, or the first of a batch that it collated at once.
+        outgoing: The slot of an outgoing batch that it collated.
+        was_collating: Whether it was in ``collate_fn``.
+        attempts: How many workers died on it.
+    """
 
     position: int | None
     outgoing: int | None
+    was_collating: bool
     attempts: int
 
 
@@ -113,35 +121,39 @@ class Schedule:
         """Plan again everything that a dead worker had claimed and not finished."""
         board, head = self._board, self._board.head
         current = board.current.cells[worker]
+        doing = board.running.cells[worker]
         died_on: int | None = None
+        outgoing: int | None = None
         attempts = 0
+        for slot in np.flatnonzero(board.out_status.array == Outgoing.COLLATING).tolist():
+            if board.out_worker.cells[slot] == worker:
+                board.out_status.cells[slot] = Outgoing.COMPOSED
+                board.out_attempts.cells[slot] += 1
+                outgoing, attempts = slot, board.out_attempts.cells[slot]
         begin, end = head[Head.TAIL], head[Head.PUBLISHED]
         status = board.run(board.status, begin, end)
         mine = (status == Status.CLAIMED) & (board.run(board.worker, begin, end) == worker)
+        if doing == Running.COLLATE and outgoing is None and mine.any():
+            # It collated its claim at once: the batch's first sample stands for it.
+            current = begin + int(np.argmax(mine))
         for offset in np.flatnonzero(mine).tolist():
             position = begin + offset
             slot = position & board.mask
             if board.block.cells[slot] >= 0:
                 self._heap.release(board.block.cells[slot])
                 board.block.cells[slot] = -1
-            if board.running.cells[worker] == Running.SAMPLE and position == current:
+            if doing in (Running.SAMPLE, Running.COLLATE) and position == current:
                 board.attempts.cells[slot] += 1
                 died_on, attempts = position, board.attempts.cells[slot]
             board.status.cells[slot] = Status.PLANNED
             if position < head[Head.CURSOR]:
                 head[Head.NUM_RETRY] += 1
             self._uncollate(board.home.cells[slot])
-        outgoing: int | None = None
-        for slot in np.flatnonzero(board.out_status.array == Outgoing.COLLATING).tolist():
-            if board.out_worker.cells[slot] == worker:
-                board.out_status.cells[slot] = Outgoing.COMPOSED
-                board.out_attempts.cells[slot] += 1
-                outgoing, attempts = slot, board.out_attempts.cells[slot]
         board.span.cells[worker] = 0
         board.running.cells[worker] = 0
         board.parked.cells[worker] = 0
         board.alive.cells[worker] = 0
-        return Reclaimed(died_on, outgoing, attempts)
+        return Reclaimed(died_on, outgoing, doing == Running.COLLATE, attempts)
 
     def _uncollate(self, home: int) -> None:
         """Plan again the samples of a batch whose maker died while handing it over."""
@@ -165,6 +177,23 @@ class Schedule:
         board.kind.cells[slot] = Kind.ERROR
         board.status.cells[slot] = Status.FAILED
         self._heap.adopt(block)
+
+    def fail_batch(self, members: list[int], block: int, nbytes: int) -> None:
+        """Give a home batch up for good; the block holds the pickled failure."""
+        board = self._board
+        slot = members[0] & board.mask
+        board.nbytes.cells[slot] = nbytes
+        board.block.cells[slot] = block
+        board.assign(board.kind, members[0], members[-1] + 1, Kind.COLLATED)
+        board.assign(board.status, members[0], members[-1] + 1, Status.DONE)
+        self._heap.adopt(block)
+
+    def home_of(self, position: int) -> list[int]:
+        """The positions of the home batch that holds ``position``."""
+        board = self._board
+        home = board.home.cells[position & board.mask] & board.home_mask
+        first = board.home_first.cells[home]
+        return list(range(first, first + board.home_count.cells[home]))
 
     def key_of(self, position: int, view: Callable[[int, int], memoryview]) -> Any:
         """The dataset's index at a position, of whatever type."""
