@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "chunk.hpp"
+#include "copy.hpp"
 #include "dlpack.hpp"
 #include "generators.hpp"
 #include "rows.hpp"
@@ -43,6 +44,28 @@ class WritableBuffer {
   private:
     Py_buffer view_{};
 };
+
+class ReadableBuffer {
+  public:
+    explicit ReadableBuffer(nb::handle source) {
+        if (PyObject_GetBuffer(source.ptr(), &view_, PyBUF_SIMPLE) != 0) throw nb::python_error();
+    }
+    ReadableBuffer(const ReadableBuffer &) = delete;
+    ReadableBuffer &operator=(const ReadableBuffer &) = delete;
+    ~ReadableBuffer() { PyBuffer_Release(&view_); }
+    std::size_t nbytes() const { return static_cast<std::size_t>(view_.len); }
+    const void *data() const { return view_.buf; }
+
+  private:
+    Py_buffer view_{};
+};
+
+void copy(nb::object target, nb::object source) {
+    const WritableBuffer to(target);
+    const ReadableBuffer from(source);
+    if (from.nbytes() > to.nbytes()) throw nb::value_error("target is smaller than source");
+    hatchway::copy_past_caches(to.data(), from.data(), from.nbytes());
+}
 
 class Spans {
   public:
@@ -230,7 +253,10 @@ class ChunkRunner {
 
 NB_MODULE(_native, m) {
     m.doc() = "Kernels of hatchway.loader; each has a Python twin beside its caller.";
-    m.def("abi_version", [] { return 3; }, "Version of this module's interface.");
+    m.def("abi_version", [] { return 4; }, "Version of this module's interface.");
+
+    m.def("copy", &copy, nb::arg("target"), nb::arg("source"),
+          "Copy source to the beginning of target, past the caches.");
 
     nb::class_<Spans>(m, "Spans", "Unbegun parts [next, end) of the workers' chunks.")
         .def(nb::init<nb::object>(), nb::arg("buffer"))

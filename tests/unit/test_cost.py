@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from hatchway.loader.cost import CHUNK_S, FIRST_CUT_S, LONGEST_CHUNK, ChunkSize, SampleTimes
+from hatchway.loader.cost import (
+    CHUNK_S,
+    FIRST_CUT_S,
+    LONGEST_CHUNK,
+    BatchCost,
+    ChunkSize,
+    SampleTimes,
+)
 
 
 def test_the_first_chunk_is_one_sample() -> None:
@@ -76,3 +85,37 @@ def test_a_cut_in_seconds_stays() -> None:
     times = SampleTimes(0.3, is_quantile=False)
     times.observe(np.full(500, 9.0, np.float32))
     assert times.cut_s() == 0.3
+
+
+def times(count: int, seconds: float) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.full(count, seconds, np.float32)
+
+
+def test_a_batch_is_made_whole_once_its_samples_are_known_to_be_cheap() -> None:
+    cost = BatchCost(is_fixed=False)
+    assert not cost.fits(2)
+    for _ in range(20):
+        cost.observe(times(8, 100e-6))
+    assert cost.fits(64)
+    assert not cost.fits(4096)
+
+
+@pytest.mark.parametrize("is_fixed", [True, False])
+def test_after_a_slow_sample_only_batches_that_wait_for_it_anyway_are_made_whole(
+    is_fixed: bool,
+) -> None:
+    cost = BatchCost(is_fixed=is_fixed)
+    for _ in range(20):
+        cost.observe(times(8, 10e-6))
+    cost.observe(np.array([10e-6] * 63 + [0.003], np.float32))
+    assert cost.fits(8) == is_fixed
+    for _ in range(32):
+        cost.observe(times(32, 10e-6))
+    assert cost.fits(8)
+
+
+def test_slow_samples_are_handed_over_one_by_one() -> None:
+    cost = BatchCost(is_fixed=True)
+    for _ in range(50):
+        cost.observe(times(1, 0.0015))
+    assert not cost.fits(2)

@@ -6,6 +6,9 @@ from typing import Any
 def abi_version() -> int:
     """Version of this module's interface."""
 
+def copy(target: object, source: object) -> None:
+    """Copy source to the beginning of target, past the caches."""
+
 class Spans:
     """Unbegun parts [next, end) of the workers' chunks."""
 

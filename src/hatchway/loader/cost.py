@@ -7,6 +7,12 @@ from numpy.typing import NDArray
 
 CHUNK_S = 0.001
 LONGEST_CHUNK = 256
+# A batch of samples that are no rows is made by one worker, whole, if it takes no longer
+# and its samples take less each: handing such samples over one by one costs 50 us each.
+WHOLE_BATCH_S = 0.025
+_WHOLE_SAMPLE_S = 0.001
+_SLOW_SAMPLE_S = 0.002
+_NUM_WARY = 1024
 # Until enough samples are known, one that takes this long is called slow.
 FIRST_CUT_S = 0.25
 _ENOUGH = 16
@@ -28,6 +34,32 @@ class ChunkSize:
     def next(self) -> int:
         """The length of the next chunk, at least 1."""
         return max(1, min(LONGEST_CHUNK, round(self._target_s / max(self._mean_s, 1e-9))))
+
+
+class BatchCost:
+    """Whether one worker should make a whole batch, by the times of its recent samples.
+
+    Args:
+        is_fixed: Whether a batch waits for each of its samples in any case. If not,
+            one slow sample must not hold back those that are finished beside it.
+    """
+
+    def __init__(self, *, is_fixed: bool) -> None:
+        self._is_fixed = is_fixed
+        self._mean_s = _WHOLE_SAMPLE_S
+        self._num_wary = 0
+
+    def observe(self, seconds: NDArray[np.float32]) -> None:
+        """Add the times of samples that were run one after the other."""
+        self._mean_s += 0.25 * (float(seconds.mean()) - self._mean_s)
+        self._num_wary = max(0, self._num_wary - len(seconds))
+        if seconds.max() > _SLOW_SAMPLE_S:
+            self._num_wary = _NUM_WARY
+
+    def fits(self, count: int) -> bool:
+        """Whether a batch of ``count`` samples is short and even enough."""
+        is_even = self._is_fixed or not self._num_wary
+        return is_even and self._mean_s < min(_WHOLE_SAMPLE_S, WHOLE_BATCH_S / count)
 
 
 class SampleTimes:

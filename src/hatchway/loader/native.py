@@ -6,7 +6,7 @@ import importlib
 import os
 from typing import Any
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 
 
 def _load() -> Any:

@@ -12,8 +12,9 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
+
+from hatchway.loader.copying import copy_bytes
 
 _HEADER = struct.Struct("<QQ")
 _ENTRY = struct.Struct("<QQ")
@@ -44,11 +45,7 @@ class Payload:
             _ENTRY.pack_into(target, at, offset, buffer.nbytes)
             at += _ENTRY.size
             if buffer.nbytes:
-                # NumPy copies large runs faster than memoryview's item loop does.
-                np.copyto(
-                    np.frombuffer(target, np.uint8, buffer.nbytes, offset),
-                    np.frombuffer(buffer, np.uint8),
-                )
+                copy_bytes(target[offset : offset + buffer.nbytes], buffer)
         target[at : at + len(self._pickle)] = self._pickle
 
 

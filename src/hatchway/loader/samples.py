@@ -11,7 +11,7 @@ from typing import Any
 from hatchway.loader import native, payload
 from hatchway.loader.admission import VISIT_S
 from hatchway.loader.board import Head, Kind, Running, Status
-from hatchway.loader.cost import ChunkSize
+from hatchway.loader.cost import WHOLE_BATCH_S, BatchCost, ChunkSize
 from hatchway.loader.failure import Failure, failure_of
 from hatchway.loader.schedule import Claim
 from hatchway.loader.seeding import NoSeeder, Seeder, collate_position, make_seeder
@@ -31,14 +31,12 @@ class SampleRunner:
         hand_in: Called with a finished position in the middle of a long chunk.
 
     Attributes:
-        chunk_size: Learns how many samples make a millisecond.
         spans: The native view of the workers' chunks; None without native code.
         last: The last position that was finished since the last visit, or -1.
         has_run_all: Whether nobody took a part of the latest chunk away.
     """
 
     def __init__(self, task: WorkerTask, store: Store, hand_in: Callable[[int], None]) -> None:
-        self.chunk_size = ChunkSize()
         self.spans: Any = None
         self.last = -1
         self.has_run_all = False
@@ -46,6 +44,8 @@ class SampleRunner:
         self._worker_id = task.worker_id
         self._commons = task.commons
         self._board = task.commons.board
+        self._chunk_size = ChunkSize()
+        self._batch_cost = BatchCost(is_fixed=task.commons.config.rules.fixed)
         self._store = store
         self._hand_in = hand_in
         self._dataset = task.dataset
@@ -104,6 +104,17 @@ class SampleRunner:
         self.last = -1
         return last
 
+    def want(self) -> int:
+        """How many of the next samples to claim: a millisecond of work, or a whole batch."""
+        chunk = self._chunk_size.next()
+        if not self._store.has_row_batches:
+            board, head = self._board, self._board.head
+            home = board.home.cells[head[Head.CURSOR] & board.mask] & board.home_mask
+            count: int = board.home_count.cells[home]
+            if count > chunk and self._batch_cost.fits(count):
+                return count
+        return chunk
+
     def run(self, claim: Claim) -> None:
         """Run the samples of a claim, as far as nobody takes them away."""
         board, head = self._board, self._board.head
@@ -113,10 +124,10 @@ class SampleRunner:
         count = board.home_count.cells[home & board.home_mask]
         # A last batch of one may yet become part of another, where batches are free.
         is_single = count == 1 and (rules.fixed or rules.batch_size == 1)
-        visited = time.monotonic()
+        begun = visited = time.monotonic()
         if self._loop is None:
             self._run_sample(claim.first, keys, is_single)
-            self.chunk_size.observe(1, time.monotonic() - visited)
+            self._chunk_size.observe(1, time.monotonic() - visited)
             return
         rows = None if is_single else self._store.native_rows(home)
         # A whole batch of cheap samples that are not rows is collated here, at once.
@@ -151,18 +162,23 @@ class SampleRunner:
                     rows = self._store.native_rows(home)
             del sample
             ended = self._loop.ended
+            if is_whole and ended - begun < 2 * WHOLE_BATCH_S and not head[Head.STOP]:
+                continue
             if ended - visited > VISIT_S:
                 # Hand in and look around; what is left of the chunk is still ours,
                 # unless somebody takes it.
                 is_whole = False
                 self._put_all(held, keys)
-                self.chunk_size.observe(done, ended - visited)
+                self._chunk_size.observe(done, ended - visited)
                 visited, done = ended, 0
                 self._hand_in(self.last)
         if not (is_whole and len(held) == count and self._put_batch(held)):
             self._put_all(held, keys)
-        self.chunk_size.observe(done, time.monotonic() - visited)
+        self._chunk_size.observe(done, time.monotonic() - visited)
         self.has_run_all = in_all == claim.count
+        if self.has_run_all and not self._store.has_row_batches:
+            times = board.run(board.seconds, claim.first, claim.first + claim.count)
+            self._batch_cost.observe(times)
 
     def collate(self, first: int, samples: Any) -> Any:
         """Call ``collate_fn``, with generators seeded from the batch's first position."""
@@ -184,7 +200,7 @@ class SampleRunner:
         self._note_collating()
         try:
             content = payload.dump(self.collate(first, [sample for _, sample in held]))
-            self._store.put_blob(first, content)
+            self._store.put_blob(first, content, num_samples=len(held))
         except (Exception, SystemExit):
             board.running.cells[self._worker_id] = Running.SAMPLE
             return False  # collated again as any other batch, which reports the failure

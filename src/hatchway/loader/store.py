@@ -12,6 +12,7 @@ from hatchway.base.units import format_bytes
 from hatchway.loader import native, payload
 from hatchway.loader.board import Head, Kind, Running, Waiting
 from hatchway.loader.commons import Commons
+from hatchway.loader.copying import copy_bytes
 from hatchway.loader.errors import BufferFullError, SharedMemoryError
 from hatchway.loader.rows import RowLayout, RowWriter, layout_of
 
@@ -58,9 +59,14 @@ class Store:
         return Kind.BLOB
 
     def put_blob(
-        self, position: int, content: payload.Payload, *, over_budget: bool = False
+        self,
+        position: int,
+        content: payload.Payload,
+        *,
+        num_samples: int = 1,
+        over_budget: bool = False,
     ) -> None:
-        """Write a payload into a block that belongs to ``position``."""
+        """Write a payload, of one sample or more, into a block that belongs to ``position``."""
         slot = position & self._board.mask
         block = self.allocate(content.nbytes, over_budget=over_budget)
         content.write(self.writable(block, content.nbytes))
@@ -68,7 +74,7 @@ class Store:
         self._board.block.cells[slot] = block
         self._commons.heap.adopt(block)
         head = self._board.head
-        head[Head.SAMPLE_BYTES] = max(head[Head.SAMPLE_BYTES], content.nbytes)
+        head[Head.SAMPLE_BYTES] = max(head[Head.SAMPLE_BYTES], content.nbytes // num_samples)
 
     def writable(self, block: int, nbytes: int) -> memoryview:
         """The first ``nbytes`` of a block, mapped as a whole if this process never saw it."""
@@ -185,8 +191,9 @@ class Store:
 
     def gather(self, positions: list[int], block: int) -> None:
         """Copy rows of several home batches into the block of one batch."""
-        board, layout = self._board, self._agreed_layout()
-        target = layout.tensors(self._writable_rows(block, len(positions)), len(positions))
+        board, leaves = self._board, self._agreed_layout().leaves
+        target = self._writable_rows(block, len(positions))
+        starts = self._agreed_layout().offsets(len(positions))
         filled = 0
         while filled < len(positions):
             slot = positions[filled] & board.mask
@@ -200,9 +207,15 @@ class Store:
                 run += 1
             home_slot, row = home & board.home_mask, board.row.cells[slot]
             count = board.home_count.cells[home_slot]
-            source = layout.tensors(self._rows_of(board.home_block.cells[home_slot], count), count)
-            for to, out_of in zip(target, source, strict=True):
-                to[filled : filled + run].copy_(out_of[row : row + run])
+            source = self._rows_of(board.home_block.cells[home_slot], count)
+            for leaf, to, out_of in zip(
+                leaves, starts, self._agreed_layout().offsets(count), strict=True
+            ):
+                size = leaf.row_bytes
+                copy_bytes(
+                    target[to + filled * size : to + (filled + run) * size],
+                    source[out_of + row * size : out_of + (row + run) * size],
+                )
             filled += run
 
     def gathered_bytes(self, count: int) -> int:

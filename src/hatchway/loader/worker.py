@@ -122,7 +122,7 @@ class Worker:
         admission = self._admission
         want = 1
         if self._samples.spans is not None:
-            want = self._samples.chunk_size.next()
+            want = self._samples.want()
             admission.free_stuck_chunks()
         claim = commons.schedule.claim(me, want, memory_left=admission.memory_left(want))
         if claim is None:
