@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import time
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
@@ -46,8 +47,11 @@ def leaked_since(before: Belongings) -> list[str]:
         psutil.wait_procs(alive, timeout=_GRACE_S)
     names = _shared_memory() - before.shared_memory
     if names:
-        # Another program's may be on its way out: foreign, or gone after this look.
-        names = (names - _foreign()) & _shared_memory()
+        # Another program's is held by it, or is on its way from one of its processes to
+        # another and soon gone.
+        deadline = time.monotonic() + _GRACE_S
+        while (names := (names - _foreign()) & _shared_memory()) and time.monotonic() < deadline:
+            time.sleep(0.1)
         leaks.extend(f"shared memory {SHARED_MEMORY / name}" for name in sorted(names))
     if _num_descriptors() > before.num_descriptors + _SPARE_DESCRIPTORS:
         gc.collect()

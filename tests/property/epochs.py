@@ -22,6 +22,7 @@ from hatchway.loader.board import (
 )
 from hatchway.loader.delivery import DeliveryRules
 from hatchway.loader.errors import SampleError, WorkerDiedError
+from hatchway.loader.failure import Failure
 from hatchway.loader.inbox import Inbox
 from hatchway.loader.plan import Plan
 from hatchway.loader.rescue import Rescue
@@ -164,6 +165,8 @@ class Epochs:
         self.delivered += ranks
         try:
             batch = self._inbox.open(taken)
+            if isinstance(batch, Failure):
+                batch.reraise()
         except (BadSampleError, WorkerDiedError) as error:
             self._note_failure(error, ranks)
         else:

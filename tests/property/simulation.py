@@ -8,7 +8,6 @@ poisoned when they are freed, and time stands still until it is moved.
 
 from __future__ import annotations
 
-import mmap
 import os
 import sys
 import threading
@@ -21,17 +20,16 @@ from unittest import mock
 
 import hatchway.loader
 from hatchway.loader import admission, lease, native, rescue, worker
-from hatchway.loader.board import Block, Board, BoardShape
-from hatchway.loader.commons import Commons, CommonsConfig
+from hatchway.loader.board import Board, BoardShape
+from hatchway.loader.commons import Commons, CommonsConfig, Visit
 from hatchway.loader.delivery import Delivery, DeliveryRules
-from hatchway.loader.heap import Heap
 from hatchway.loader.pool import Pool
 from hatchway.loader.schedule import Schedule
 from hatchway.loader.task import WorkerTask
 from hatchway.loader.worker import Worker
+from tests.property.watched import Memory, WatchedHeap
 
 SOURCES = os.path.dirname(hatchway.loader.__file__) + os.sep
-POISON = 0xEE
 
 
 class Death(BaseException):
@@ -144,48 +142,6 @@ def _is_called_by_a_lease(frame: FrameType) -> bool:
     return False
 
 
-class Memory:
-    """Stands for a SharedMapping."""
-
-    has_fixed_size = False
-
-    def __init__(self, nbytes: int) -> None:
-        self.nbytes = nbytes
-        self.memory = mmap.mmap(-1, nbytes)
-
-    def give_back(self, offset: int, nbytes: int) -> None:
-        self.memory[offset : offset + nbytes] = bytes(nbytes)
-
-    def populate(self, offset: int, nbytes: int) -> None:
-        """Private memory is there when it is written."""
-
-    def close(self) -> None:
-        """The garbage collector does it."""
-
-
-class WatchedHeap(Heap):
-    """Notes a block that is freed twice, and poisons what is freed."""
-
-    faults: list[str]
-    memory: Memory
-
-    def release(self, block: int) -> None:
-        self._expect_used(block)
-        board = self._board
-        offset, nbytes = board.block_offset.cells[block], board.block_bytes.cells[block]
-        self.memory.memory[offset : offset + nbytes] = bytes((POISON,)) * nbytes
-        super().release(block)
-
-    def retire(self, block: int) -> None:
-        self._expect_used(block)
-        super().retire(block)
-
-    def _expect_used(self, block: int) -> None:
-        state = self._board.block_state.cells[block]
-        if state not in (Block.USED, Block.RETIRED):
-            self.faults.append(f"block {block} was freed although its state was {state}")
-
-
 class Gate:
     """Stands for the lock: a step ends before it is taken, and when it is let go."""
 
@@ -209,6 +165,16 @@ class Gate:
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+class SimulatedVisit(Visit):
+    """A visit that ends at its visitor's death without another line run."""
+
+    def __exit__(self, error_type: object, *error: object) -> None:
+        if error_type is Death:
+            self._commons._lock.__exit__()
+        else:
+            super().__exit__(error_type, *error)
 
 
 class SimulatedBell:
@@ -252,10 +218,10 @@ class SimulatedPool:
     wake = Pool.wake
 
     def dead(self) -> list[tuple[int, int | None]]:
-        gone = [(i, -9) for i, actor in self._processes.items() if not actor.alive]
-        for worker_id, _ in gone:
-            del self._processes[worker_id]
-        return gone
+        return [(i, -9) for i, actor in self._processes.items() if not actor.alive]
+
+    def forget(self, worker_id: int) -> None:
+        del self._processes[worker_id]
 
     @property
     def size(self) -> int:
@@ -306,6 +272,7 @@ class Crew:
         )
         self.heap.faults, self.heap.memory = [], memory
         self.commons.heap = self.heap
+        self.commons.locked = lambda who: SimulatedVisit(self.commons, who)
         self.commons.schedule = Schedule(self.commons.board, self.heap)
         self.commons.delivery = Delivery(self.commons.board, self.heap, rules)
         self._load, self._collate = load, collate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,15 +34,17 @@ class Commons:
     """
 
     def __init__(self, config: CommonsConfig) -> None:
-        address_bytes = -(-config.buffer_bytes * _ADDRESSES_PER_BYTE // 4096) * 4096
-        self._open(
-            config,
-            SharedMapping(Board.buffer_bytes(config.shape)),
-            SharedMapping(address_bytes),
-            ProcessLock(),
-            Bell(),
-            [Bell() for _ in range(config.shape.workers)],
-        )
+        board_bytes = Board.buffer_bytes(config.shape)
+        num_pages = -(-config.buffer_bytes * _ADDRESSES_PER_BYTE // mmap.PAGESIZE)
+        board_mapping = SharedMapping(board_bytes)
+        try:
+            board_mapping.reserve(0, board_bytes)
+            mapping = SharedMapping(num_pages * mmap.PAGESIZE)
+        except BaseException:
+            board_mapping.close()
+            raise
+        bells = [Bell() for _ in range(config.shape.workers)]
+        self._open(config, board_mapping, mapping, ProcessLock(), Bell(), bells)
 
     def _open(
         self,
@@ -102,6 +105,15 @@ class Commons:
                 if doing == Running.WAITING_FOR_MEMORY:
                     self.worker_bells[worker].ring()
 
+    def wake_an_idle_worker(self) -> None:
+        """Wake one worker that sleeps for want of work, if one does. Holds the lock."""
+        board = self.board
+        for worker, is_parked in enumerate(board.parked.cells):
+            if is_parked and board.running.cells[worker] == Running.NOTHING:
+                board.parked.cells[worker] = 0
+                self.worker_bells[worker].ring()
+                return
+
     def close(self) -> None:
         """Close every descriptor; memory stays while views of it live."""
         _, board_mapping, mapping, lock, bell, worker_bells = self._parts
@@ -133,12 +145,15 @@ class Visit:
         left_by = self._head[Head.HOLDER]
         self._head[Head.HOLDER] = self._who + 1
         if left_by:
-            delivery = self._commons.delivery
-            delivery.repair()
-            self._commons.heap.repair(delivery.referenced_blocks(), {left_by - 1})
+            self._repair({left_by - 1})
 
     def __exit__(self, error_type: object, *_: object) -> None:
-        if error_type is None:
-            # Otherwise (Ctrl-C in the middle) the next visitor repairs.
-            self._head[Head.HOLDER] = 0
+        if error_type is not None:
+            self._repair(set())  # interrupted, by a signal's handler say, but alive
+        self._head[Head.HOLDER] = 0
         self._commons._lock.__exit__()
+
+    def _repair(self, dead: set[int]) -> None:
+        delivery = self._commons.delivery
+        delivery.repair()
+        self._commons.heap.repair(delivery.referenced_blocks(), dead)

@@ -140,6 +140,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         """What the latest pass over this loader did so far, as a snapshot."""
         return self._statistics.read()
 
+    def __iter__(self) -> Any:
+        if not getattr(self._iterator, "is_open", True):
+            self._iterator = None  # persistent workers that an exception ended
+        return super().__iter__()
+
     def _get_iterator(self) -> Any:
         if isinstance(self.dataset, IterableDataset | IterDataPipe | MapDataPipe):
             return super()._get_iterator()

@@ -26,8 +26,8 @@ class DeliveryRules:
     """What batches are made of.
 
     Attributes:
-        fixed: int batches are the home batches.
-        in_order: int batches leave in their order.
+        fixed: Outgoing batches are the home batches.
+        in_order: Outgoing batches leave in their order.
         batch_size: Samples in a batch that is made freely.
         drop_last: Whether a smaller last batch is dropped.
         depth: How many batches may be made ahead, if made freely.
@@ -90,6 +90,10 @@ class Delivery:
             board.out_status.cells[slot] = Outgoing.COLLATING
             board.out_worker.cells[slot] = worker
         return slot
+
+    def has_to_collate(self) -> bool:
+        """Whether an outgoing batch waits for a worker to collate it."""
+        return self._first(Outgoing.COMPOSED) >= 0
 
     def members(self, slot: int) -> NDArray[np.int64]:
         """The positions of an outgoing batch, in the order of its rows."""

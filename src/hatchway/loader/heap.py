@@ -8,6 +8,7 @@ back to the kernel and only their address range remains.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 
 import numpy as np
@@ -15,19 +16,15 @@ import numpy as np
 from hatchway.loader.board import Block, Board, Head
 from hatchway.loader.errors import SharedMemoryError
 
-_SMALLEST = 512
-_PAGE = 4096
+# The kernel takes whole pages back only: every block is whole pages.
+_PAGE = mmap.PAGESIZE
 _MOST_BORROWERS = 63
 
 
 def size_class(nbytes: int) -> int:
-    """The block size for ``nbytes``: at most an eighth larger, above a page."""
-    if nbytes <= _SMALLEST:
-        return _SMALLEST
-    if nbytes <= _PAGE:
-        return 1 << (nbytes - 1).bit_length()
-    step = max(_PAGE, 1 << ((nbytes - 1).bit_length() - 4))
-    return -(-nbytes // step) * step
+    """The block size for ``nbytes``: whole pages, at most an eighth more than needed."""
+    step = max(_PAGE, 1 << max(0, (nbytes - 1).bit_length() - 4))
+    return max(1, -(-nbytes // step)) * step
 
 
 class Heap:
@@ -37,7 +34,8 @@ class Heap:
         board: Holds the table of blocks.
         budget_bytes: Bound of the memory of all blocks together.
         address_bytes: Size of the (sparse) mapping, several times the budget.
-        give_back: Called with (offset, nbytes) to return a free block's memory.
+        give_back: Called with (offset, nbytes) to return a free block's memory;
+            says whether that could be done.
         reserve: Called with (offset, nbytes) before memory is used for the first
             time; raises where the file system has no room.
     """
@@ -48,7 +46,7 @@ class Heap:
         *,
         budget_bytes: int,
         address_bytes: int,
-        give_back: Callable[[int, int], None],
+        give_back: Callable[[int, int], bool],
         reserve: Callable[[int, int], None] | None = None,
     ) -> None:
         self.budget_bytes = budget_bytes
@@ -74,7 +72,7 @@ class Heap:
             return self._take(int(free[0]), owner)
         fits = head[Head.RESIDENT] + size <= self.budget_bytes or self._make_room(size)
         if not (fits or over_budget):
-            return -1
+            return self._larger_free(size, owner)
         punched = np.flatnonzero(of_size & (states == Block.PUNCHED))
         block = int(punched[0]) if len(punched) else self._new_block(size)
         if block < 0:
@@ -146,14 +144,21 @@ class Heap:
                 states[block] = Block.FREE
         sizes = board.block_bytes.array[:count]
         board.head[Head.RESIDENT] = int(sizes[states != Block.PUNCHED].sum())
-        if count:
-            end = board.block_offset.array[:count] + sizes
-            board.head[Head.BUMP] = max(board.head[Head.BUMP], int(end.max()))
+        ends = (board.block_offset.array[:count] + sizes)[sizes > 0]
+        board.head[Head.BUMP] = max(board.head[Head.BUMP], int(ends.max(initial=0)))
 
     def _take(self, block: int, owner: int) -> int:
         self._board.block_owner.cells[block] = owner + 1
         self._board.block_state.cells[block] = Block.USED
         return block
+
+    def _larger_free(self, size: int, owner: int) -> int:
+        """The smallest free block that is large enough, where memory cannot be given back."""
+        board = self._board
+        count = board.head[Head.NUM_BLOCKS]
+        sizes = board.block_bytes.array[:count]
+        fits = np.flatnonzero((board.block_state.array[:count] == Block.FREE) & (sizes >= size))
+        return self._take(int(fits[np.argmin(sizes[fits])]), owner) if len(fits) else -1
 
     def _make_room(self, size: int) -> bool:
         """Give back free memory until ``size`` more bytes keep within the budget."""
@@ -170,8 +175,9 @@ class Heap:
         for block in free[np.argsort(sizes[free])[::-1]].tolist():
             if is_enough():
                 break
+            if not self._give_back(board.block_offset.cells[block], int(sizes[block])):
+                break
             states[block] = Block.PUNCHED
-            self._give_back(board.block_offset.cells[block], int(sizes[block]))
             board.head[Head.RESIDENT] -= int(sizes[block])
 
     def _take_from_file_system(self, offset: int, size: int) -> None:

@@ -31,18 +31,14 @@ class Inbox:
         self.num_copied = 0
 
     def open(self, delivered: Delivered) -> Any:
-        """The batch, or the failure raised.
-
-        Raises:
-            Exception: What the user's code raised in the worker.
-        """
+        """The batch, or the :class:`Failure` that came in its place."""
         commons, block = self._commons, delivered.block
         count = len(delivered.positions)
         if delivered.kind == Kind.ERROR:
             # The failure holds no view of the block.
             failure: Failure = payload.load(commons.view(block, delivered.nbytes))
             commons.heap.release(block)
-            failure.reraise()
+            return failure
         is_rows = delivered.kind == Kind.ROW
         if is_rows and self._layout is None:
             self._layout = read_layout(commons)
@@ -52,10 +48,7 @@ class Inbox:
         memory = self._memory(block, nbytes)
         if is_rows and self._layout is not None:
             return self._layout.batch(memory, count)
-        batch = payload.load(memory)
-        if isinstance(batch, Failure):  # of a batch that was collated within its chunk
-            batch.reraise()
-        return batch
+        return payload.load(memory)
 
     def _memory(self, block: int, nbytes: int) -> memoryview:
         commons, held = self._commons, self._held

@@ -24,6 +24,7 @@ from hatchway.loader.commons import Commons, CommonsConfig
 from hatchway.loader.cost import SampleTimes
 from hatchway.loader.delivery import Delivered, DeliveryRules
 from hatchway.loader.errors import LoaderTimeoutError
+from hatchway.loader.failure import Failure
 from hatchway.loader.inbox import Inbox
 from hatchway.loader.options import (
     default_buffer_bytes,
@@ -47,6 +48,10 @@ _MOST_BLOCKS = 1 << 16
 # waits for a sample to become slow, and to see whether slow samples hold them all.
 _SHORTEST_LOOK_S = 0.005
 _LOOK_S = 0.05
+_BROKEN = (
+    "{} interrupted this pass over the loader while a batch was handed over; to go on would "
+    "lose or repeat samples: iterate over the loader anew"
+)
 
 
 class ParallelIterator(_BaseDataLoaderIter):
@@ -64,6 +69,8 @@ class ParallelIterator(_BaseDataLoaderIter):
         self._num_seats = loader.num_workers
         self._max_workers = loader.num_workers
         self._open = True
+        self._is_handing_over = False
+        self._broken_by = ""
         self._free = self._order == "ready" and not has_own_batches(loader) and loader.batch_size
         if self._order == "ready":
             extra = options.max_background_workers
@@ -136,15 +143,18 @@ class ParallelIterator(_BaseDataLoaderIter):
 
     def _reset(self, loader: Any, first_iter: bool = False) -> None:
         """Begin another epoch with the same workers (``persistent_workers=True``)."""
-        if not self._open:
-            raise RuntimeError("this iterator was closed; iterate over the loader anew")
-        super()._reset(loader, first_iter)
-        self._abandon()
-        self._meter = Meter()
-        self._rescue.meter = self._meter
-        self._num_delivered = 0
-        self._box.follow(self)
-        self._begin(first=False)
+        self._is_handing_over = True
+        try:
+            super()._reset(loader, first_iter)
+            self._abandon()
+            self._meter = Meter()
+            self._rescue.meter = self._meter
+            self._num_delivered = 0
+            self._box.follow(self)
+            self._begin(first=False)
+        except BaseException as error:
+            self._close_if_broken(error)
+            raise
 
     def _abandon(self) -> None:
         """Drop what is left of an epoch; samples that run are waited for."""
@@ -178,37 +188,52 @@ class ParallelIterator(_BaseDataLoaderIter):
 
     def _next_data(self) -> Any:
         if not self._open:
+            if self._broken_by:
+                raise RuntimeError(_BROKEN.format(self._broken_by))
             raise StopIteration
         meter = self._meter
         asked = meter.asked()
+        num_samples = 0
         try:
             delivered = self._take(asked)
-        except BaseException:
-            meter.answered(asked, 0)
+            if delivered is not None:
+                self._note(delivered)
+                batch = self._inbox.open(delivered)
+                num_samples = 0 if isinstance(batch, Failure) else len(delivered.positions)
+                meter.num_copied_batches = self._inbox.num_copied
+            self._is_handing_over = False
+        except BaseException as error:
+            num_samples = 0
+            self._close_if_broken(error)
             raise
+        finally:
+            meter.answered(asked, num_samples)
         if delivered is None:
-            meter.answered(asked, 0)
             self._box.keep(self, self.statistics())
             if not self._persistent_workers:
                 self._shutdown_workers()
             raise StopIteration
+        if isinstance(batch, Failure):
+            batch.reraise()
+        if self._pin_memory:
+            batch = _utils.pin_memory.pin_memory(batch, self._pin_memory_device)
+        return batch
+
+    def _note(self, delivered: Delivered) -> None:
+        """Learn from the times and the order of a batch's samples."""
         positions = delivered.positions
         self._times.observe(self._board.run_at(self._board.seconds, positions))
         self._tell_cut()
         if self._order == "ready":
             ranks = positions - self._board.head[Head.EPOCH_START]
-            meter.displaced(ranks, self._num_delivered)
+            self._meter.displaced(ranks, self._num_delivered)
         self._num_delivered += len(positions)
-        try:
-            batch = self._inbox.open(delivered)
-        except BaseException:
-            meter.answered(asked, 0)
-            raise
-        meter.num_copied_batches = self._inbox.num_copied
-        meter.answered(asked, len(positions))
-        if self._pin_memory:
-            batch = _utils.pin_memory.pin_memory(batch, self._pin_memory_device)
-        return batch
+
+    def _close_if_broken(self, error: BaseException) -> None:
+        """Close the iterator if ``error``, a Ctrl-C say, came where a batch may be lost by it."""
+        if self._is_handing_over:
+            self._broken_by = type(error).__name__
+            self._shutdown_workers()
 
     def _tell_cut(self) -> None:
         """Let the workers know what is slow now, and what is worth waiting for."""
@@ -219,6 +244,7 @@ class ParallelIterator(_BaseDataLoaderIter):
         """Wait for the next batch; None at the end of the epoch."""
         board, commons, plan = self._board, self._commons, self._plan
         head, delivery = board.head, commons.delivery
+        self._is_handing_over = True
         plan.draw(1)
         while True:
             with self._visit:
@@ -229,20 +255,25 @@ class ParallelIterator(_BaseDataLoaderIter):
                     plan.delivered(len(delivered.positions))
                     if self._free:
                         delivery.compose(now_s=time.monotonic())
+                    head[Head.WAITING] = Waiting.NOTHING
                 elif delivery.finished():
                     break
-                if delivered is None:
-                    head[Head.WAITING] = Waiting.BATCH_OR_SLOW if holds_back else Waiting.BATCH
                 else:
-                    head[Head.WAITING] = Waiting.NOTHING
+                    head[Head.WAITING] = Waiting.BATCH_OR_SLOW if holds_back else Waiting.BATCH
                 self._pool.wake(plan.work_left())
                 commons.wake_for_memory()
             if delivered is not None:
+                self._help()  # what is slow now may hold all workers during the loop's step
                 return delivered
             if not plan.draw(None):
                 self._sleep(asked, holds_back=holds_back)
+        self._is_handing_over = False
         plan.end()
         return None
+
+    def _help(self) -> None:
+        if self._order == "ready":
+            self._rescue.help(self._num_seats, self._max_workers)
 
     def _sleep(self, asked: float, *, holds_back: bool) -> None:
         """Wait for a batch, for a worker's death, or for samples to become slow."""
@@ -250,6 +281,7 @@ class ParallelIterator(_BaseDataLoaderIter):
         look_s = None
         if self._order == "ready":
             look_s = max(_SHORTEST_LOOK_S if holds_back else _LOOK_S, self._times.cut_s())
+        self._is_handing_over = False
         if self._timeout > 0:
             left_s = asked + self._timeout - time.monotonic()
             if left_s <= 0:
@@ -259,13 +291,19 @@ class ParallelIterator(_BaseDataLoaderIter):
                 )
             look_s = left_s if look_s is None else min(look_s, left_s)
         readable = wait_readable([bell.fileno(), *self._pool.sentinels()], look_s)
+        self._is_handing_over = True
         if bell.fileno() in readable:
             bell.silence()
             readable.remove(bell.fileno())
         if readable:
             self._rescue.replace_dead()
-        elif self._pool.size < self._max_workers and self._rescue.all_slow(self._num_seats):
-            self._rescue.start_background_worker(self._max_workers)
+        else:
+            self._help()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there are workers; not after an end that an exception forced."""
+        return self._open
 
     def _shutdown_workers(self) -> None:
         """Stop the workers; batches that were handed out stay valid."""

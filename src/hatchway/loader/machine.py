@@ -107,6 +107,13 @@ def cpu_limits(root: Path = Path("/")) -> CpuLimits:
     )
 
 
+def _available_by_sysconf() -> int | None:
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None  # macOS has no such name
+
+
 def memory_limits(root: Path = Path("/")) -> MemoryLimits:
     """Read the machine's memory and the memory limits of the cgroups above."""
     total = _meminfo_bytes(root, "MemTotal")
@@ -114,7 +121,7 @@ def memory_limits(root: Path = Path("/")) -> MemoryLimits:
     if total is None:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if available is None:
-        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        available = _available_by_sysconf() or total
     limits: list[int] = []
     left: list[int] = []
     for directory in _cgroup_directories(root, "memory"):

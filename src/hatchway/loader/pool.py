@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from hatchway.loader.board import Head
+from hatchway.loader.board import Head, Running
 from hatchway.loader.commons import Commons
 from hatchway.loader.task import WorkerTask
 from hatchway.loader.worker import main
@@ -49,8 +49,12 @@ class Pool:
             name=f"hatchway-worker-{worker_id}",
         )
         process.daemon = True
+        board.alive.cells[worker_id] = 1
         try:
             process.start()
+        except OSError:
+            board.alive.cells[worker_id] = 0
+            raise
         except (TypeError, AttributeError, PicklingError):
             warnings.warn(
                 "The dataset, collate_fn or worker_init_fn cannot be pickled, which the start "
@@ -60,7 +64,6 @@ class Pool:
             )
             raise
         self._processes[worker_id] = process
-        board.alive.cells[worker_id] = 1
         board.head[Head.NUM_PROCESSES] = len(self._processes)
 
     def sentinels(self) -> list[int]:
@@ -68,22 +71,25 @@ class Pool:
         return [process.sentinel for process in self._processes.values()]
 
     def dead(self) -> list[tuple[int, int | None]]:
-        """Workers that ended unasked, as (id, exit code); they are forgotten here."""
-        found = []
-        for worker_id, process in list(self._processes.items()):
-            if not process.is_alive():
-                found.append((worker_id, process.exitcode))
-                del self._processes[worker_id]
-                process.close()
-        return found
+        """Workers that ended unasked, as (id, exit code), until they are forgotten."""
+        return [
+            (worker_id, process.exitcode)
+            for worker_id, process in self._processes.items()
+            if not process.is_alive()
+        ]
+
+    def forget(self, worker_id: int) -> None:
+        """A dead worker's work was put back: its id is free."""
+        self._processes.pop(worker_id).close()
 
     def wake(self, count: int) -> None:
         """Wake up to ``count`` sleeping workers. Holds the lock."""
-        parked = self._commons.board.parked.cells
+        board = self._commons.board
+        parked, running = board.parked.cells, board.running.cells
         for worker_id in self._processes:
             if count <= 0:
                 return
-            if parked[worker_id]:
+            if parked[worker_id] and running[worker_id] != Running.WAITING_FOR_MEMORY:
                 parked[worker_id] = 0
                 self._commons.worker_bells[worker_id].ring()
                 count -= 1

@@ -35,6 +35,7 @@ class Rescue:
         self._idle_deaths = 0
         self._seen = 0
         self._num_cores = cpu_quota()
+        self._may_grow = True
         self.meter = meter
 
     def replace_dead(self) -> None:
@@ -45,6 +46,7 @@ class Rescue:
         """
         for worker_id, exit_code in self._pool.dead():
             self._put_back(worker_id, exit_code)
+            self._pool.forget(worker_id)
             self.meter.num_restarts += 1
             self._pool.start(worker_id)
 
@@ -101,8 +103,24 @@ class Rescue:
         elif outgoing is not None:
             commons.delivery.collated(outgoing, Kind.ERROR, block, content.nbytes)
 
-    def all_slow(self, num_seats: int) -> bool:
-        """Whether slow samples hold every worker while others wait to begin."""
+    def help(self, num_seats: int, most: int) -> None:
+        """Start a background worker if slow samples hold all workers while others wait.
+
+        Args:
+            num_seats: How many workers the fast lane has.
+            most: How many workers there may be in all.
+        """
+        if self._may_grow and self._pool.size < most and self._all_slow(num_seats):
+            worker_id = min(set(range(most)) - set(self._pool.ids))
+            try:
+                self._pool.start(worker_id)
+            except OSError:
+                # No room for another process: go on with those there are.
+                self._may_grow = False
+            else:
+                self.meter.num_background_workers += 1
+
+    def _all_slow(self, num_seats: int) -> bool:
         board = self._board
         now = time.monotonic()
         running = (board.running.array == Running.SAMPLE) & (board.alive.array == 1)
@@ -113,13 +131,6 @@ class Rescue:
             return False
         saturated = self._pool.num_computing() >= self._num_cores
         return not saturated or bool((since > _WORTH_SHARING_S).all())
-
-    def start_background_worker(self, most: int) -> None:
-        """Start one more worker, under the lowest id that is free."""
-        free = sorted(set(range(most)) - set(self._pool.ids))
-        if free:
-            self._pool.start(free[0])
-            self.meter.num_background_workers += 1
 
     def describe_running(self) -> str:
         """What the workers are doing, in words."""

@@ -148,7 +148,9 @@ class Schedule:
             board.status.cells[slot] = Status.PLANNED
             if position < head[Head.CURSOR]:
                 head[Head.NUM_RETRY] += 1
-            self._uncollate(board.home.cells[slot])
+        homes = board.run(board.home, begin, end)[mine]
+        for home in np.unique(homes).tolist():
+            self._uncollate(home)
         board.span.cells[worker] = 0
         board.running.cells[worker] = 0
         board.parked.cells[worker] = 0

@@ -112,6 +112,8 @@ class _Seeder:
     def __init__(self, generators: Seeder) -> None:
         self.generators = generators
         self._seed = generators.seed
+        # What lies at the addresses must stay, whatever the user puts in its place.
+        self._alive = (np.random.mtrand._rand, np.random.mtrand._rand._bit_generator)
 
     def seed(self, base_seed: int, epoch: int, position: int) -> None:
         self._seed(base_seed, epoch, position)

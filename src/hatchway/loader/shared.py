@@ -53,7 +53,7 @@ class SharedMapping:
 
     def reserve(self, offset: int, nbytes: int) -> None:
         """Make sure that the file system has room, where it has a size of its own."""
-        if not self.has_fixed_size:
+        if not (self.has_fixed_size and hasattr(os, "posix_fallocate")):
             return
         try:
             os.posix_fallocate(self.fd, offset, nbytes)
@@ -67,12 +67,19 @@ class SharedMapping:
                 "buffer_bytes=, batch_size= or prefetch_factor=",
             ) from error
 
-    def give_back(self, offset: int, nbytes: int) -> None:
-        """Return the memory of a range to the kernel; it reads as zeros after."""
-        if hasattr(mmap, "MADV_REMOVE"):
-            # Some file systems cannot: the memory then stays, and stays usable.
-            with contextlib.suppress(OSError):
-                self.memory.madvise(mmap.MADV_REMOVE, offset, nbytes)
+    def give_back(self, offset: int, nbytes: int) -> bool:
+        """Return the memory of whole pages to the kernel; they read as zeros after.
+
+        Returns:
+            Whether the system and the file system can do that.
+        """
+        if not hasattr(mmap, "MADV_REMOVE"):
+            return False
+        try:
+            self.memory.madvise(mmap.MADV_REMOVE, offset, nbytes)
+        except OSError:
+            return False
+        return True
 
     def populate(self, offset: int, nbytes: int) -> None:
         """Map the whole pages of a range into this process, if the kernel can.
@@ -171,10 +178,10 @@ class Bell:
 
     def close(self) -> None:
         """Close both ends."""
-        if self._read >= 0:
-            os.close(self._read)
-            os.close(self._write)
-            self._read = self._write = -1
+        read, write, self._read, self._write = self._read, self._write, -1, -1
+        if read >= 0:
+            os.close(read)
+            os.close(write)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild_bell, (reduction.DupFd(self._read), reduction.DupFd(self._write))

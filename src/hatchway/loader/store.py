@@ -10,7 +10,7 @@ import torch
 
 from hatchway.base.units import format_bytes
 from hatchway.loader import native, payload
-from hatchway.loader.board import Head, Kind, Running, Waiting
+from hatchway.loader.board import Head, Kind, Outgoing, Running, Waiting
 from hatchway.loader.commons import Commons
 from hatchway.loader.copying import copy_bytes
 from hatchway.loader.errors import BufferFullError, SharedMemoryError
@@ -91,32 +91,55 @@ class Store:
             BufferFullError: If nothing can ever become free.
         """
         commons, board, me = self._commons, self._board, self._worker_id
+        has_said_so = False
         while True:
+            refused: SharedMemoryError | None = None
             with self._visit:
-                block = commons.heap.allocate(nbytes, me, over_budget=over_budget)
-                if block >= 0:
+                # What is raised is raised outside: in here it would look like a death.
+                try:
+                    block = commons.heap.allocate(nbytes, me, over_budget=over_budget)
+                except SharedMemoryError as error:
+                    block, refused = -1, error
+                if block >= 0 or refused is not None:
                     board.running.cells[me] = Running.SAMPLE
-                    return block
-                board.running.cells[me] = Running.WAITING_FOR_MEMORY
-                is_stuck = self._is_stuck()
-                if nbytes > commons.heap.budget_bytes or (is_stuck and self._is_first()):
-                    board.running.cells[me] = Running.SAMPLE
-                    raise _buffer_full(nbytes, commons)
-                board.parked.cells[me] = 1
+                    is_hopeless = is_stuck = False
+                else:
+                    board.running.cells[me] = Running.WAITING_FOR_MEMORY
+                    is_stuck = self._is_stuck()
+                    is_hopeless = nbytes > commons.heap.budget_bytes
+                    is_hopeless |= has_said_so and is_stuck and self._is_first()
+                    board.parked.cells[me] = int(has_said_so and not is_hopeless)
+            if block >= 0:
+                return block
+            if refused is not None:
+                raise refused
+            if is_hopeless:
+                board.running.cells[me] = Running.SAMPLE
+                raise _buffer_full(nbytes, commons)
+            if not has_said_so:
+                # Blocks are freed without the lock: look again, now that whoever
+                # frees one knows that somebody waits.
+                has_said_so = True
+                continue
             if is_stuck:
                 commons.wake_for_memory()  # the one whose sample comes first gives up
             if not self._wait() or board.head[Head.STOP]:
                 raise TrainingProcessGone
 
     def _is_stuck(self) -> bool:
-        """Whether the loop waits for a batch while every worker waits for memory."""
+        """Whether the loop waits for a batch while no worker can make one."""
         board = self._board
-        if board.head[Head.WAITING] == Waiting.EPOCH_END:
+        waiting = board.head[Head.WAITING]
+        if waiting == Waiting.EPOCH_END:
             return True  # the epoch is given up: nobody will free any
+        if not waiting or self._commons.delivery.is_ready():
+            return False
         running, alive = board.running.array, board.alive.array == 1
-        busy = alive & ((running == Running.SAMPLE) | (running == Running.COLLATE))
-        waits = board.head[Head.WAITING] and not self._commons.delivery.is_ready()
-        return bool(waits and not busy.any())
+        busy = (running == Running.SAMPLE) | (running == Running.COLLATE)
+        idle = running == Running.NOTHING
+        about_to_look = idle & (board.parked.array == 0)
+        can_collate = idle & bool((board.out_status.array == Outgoing.COMPOSED).any())
+        return not (alive & (busy | about_to_look | can_collate)).any()
 
     def _is_first(self) -> bool:
         board = self._board

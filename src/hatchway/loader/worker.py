@@ -30,6 +30,8 @@ def main(task: WorkerTask) -> None:
     """Entry point of a worker process."""
     # The training process gets the same Ctrl-C and stops its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A handler of the training script's, inherited by fork, is not meant for workers.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(AttributeError):
         torch.multiprocessing._set_thread_name(f"hatchway-{task.worker_id}")
     torch.set_num_threads(1)
@@ -147,6 +149,8 @@ class Worker:
             ring = self._has_news(commons.delivery.compose(position, time.monotonic()))
             if ring:
                 head[Head.WAITING] = Waiting.NOTHING
+            if commons.delivery.has_to_collate():
+                commons.wake_an_idle_worker()
         if ring:
             commons.bell.ring()
 
