@@ -60,8 +60,9 @@ check-native: setup
 		-DPython_EXECUTABLE=$(CURDIR)/$(PY) -DHATCHWAY_STRICT=ON
 	@$(BIN)/cmake --build build/strict -- --quiet
 
-bench: setup  ## measure Hatchway beside its peers; results are JSON
-	@$(PY) -m benchmarks
+bench: setup  ## measure Hatchway beside its peers; a table, and JSON in out/bench.json
+	@mkdir -p out
+	@$(PY) -m benchmarks --json out/bench.json
 
 docs: setup  ## every link and every `make` command in the documents is real
 	@echo "docs: links and commands"

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.workloads.spec import IndexedDataset, Sample, Scale, Workload
+from hatchway.cli import demo
 
-SHAPES = Path(__file__).parent.parent / "data" / "kits19-shapes.csv"
+SHAPES = Path(demo.__file__).parent / "data" / "kits19-shapes.csv"
 CROP = 128
 SPACING_MM = (1.6, 1.2, 1.2)
 FOREGROUND_SHARE = 0.4

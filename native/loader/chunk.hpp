@@ -1,4 +1,4 @@
-// Run the samples of a chunk: the twin of Worker._run_chunk's loop in worker.py.
+// Run the samples of a chunk: the twin of SampleRunner._run_sample in samples.py.
 // It returns to Python for whatever is not the common case.
 #pragma once
 

@@ -27,7 +27,7 @@ from hatchway.loader.inbox import Inbox
 from hatchway.loader.plan import Plan
 from hatchway.loader.rescue import Rescue
 from hatchway.loader.statistics import Meter
-from tests.property.simulation import Actor, Crew
+from tests.property.simulation import Crew
 
 DEPTH = 2
 
@@ -332,7 +332,3 @@ class Epochs:
 
     def _collate(self, samples: list[Any]) -> Any:
         return default_collate(samples)
-
-
-def actor_of(epochs: Epochs, worker_id: int) -> Actor:
-    return epochs.crew.actors[worker_id]

@@ -24,7 +24,6 @@ DTYPES = [
     torch.float8_e4m3fn,
     torch.float8_e5m2,
 ]
-BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
 
 shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
 full_shapes = st.lists(st.integers(1, 4), max_size=3).map(tuple)

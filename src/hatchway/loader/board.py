@@ -2,8 +2,12 @@
 
 Schedule and delivery are pure functions of the board. It lies in shared memory
 in the live loader and in a ``bytearray`` in tests. Whoever changes it holds the
-loader's lock, with two exceptions: a worker publishes the status of the sample
-that it finished, and whoever drops the last view of a block marks it free.
+loader's lock, but for what has one writer: a worker writes ``block``, ``nbytes``,
+``kind`` and ``seconds`` of a sample that it claimed, then its status, and what it
+is doing (``running``, ``parked``, ``current``, ``started``); the training process
+writes ``cut_s``, ``alive``, ``STOP`` and ``HELD``. Whoever drops the last view of
+a block marks it free. ``SAMPLE_BYTES`` and ``ROW_MISSES`` are hints, which a race
+may leave a little too small.
 
 The states below are plain integers: a comparison of an array with a member of an
 ``IntEnum`` costs six times as much.
@@ -113,10 +117,8 @@ class Head:
     SAMPLE_BYTES: Final = 22  # the largest sample seen
     SCHEMA_BYTES: Final = 23
     HELD: Final = 24  # bytes of batches that the training loop keeps
-    NUM_SAMPLES: Final = 25
-    NUM_RESTARTS: Final = 26
-    NUM_SEATS: Final = 27  # workers that may be in the fast lane at once
-    NUM_PROCESSES: Final = 28
+    NUM_SEATS: Final = 25  # workers that may be in the fast lane at once
+    NUM_PROCESSES: Final = 26
 
 
 @dataclass(frozen=True)

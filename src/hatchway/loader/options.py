@@ -15,9 +15,6 @@ from torch.utils.data import (
 
 from hatchway.loader.machine import available_memory_bytes
 
-Order = Literal["auto", "strict", "ready"]
-Seeding = Literal["position", "torch"]
-
 _LEAST_BUFFER_BYTES = 1 << 20
 _DEFAULT_LEAST_BUFFER_BYTES = 64 << 20
 _SLOW_QUANTILE = 0.75

@@ -142,12 +142,17 @@ def assess_shared_memory(size_and_free: tuple[int, int] | None) -> Finding:
             "shared memory",
             Mark.LIMITED,
             value,
-            "large batches may not fit (stock torch dies of a bus error then); in a container "
-            "raise it with --shm-size or --ipc=host",
+            "stock torch may die of a bus error on large batches (in a container raise it with "
+            "--shm-size or --ipc=host); Hatchway's own buffer does not use it",
             details,
         )
     return Finding(
-        "shared_memory", "shared memory", Mark.OK, value, "room for batches in flight", details
+        "shared_memory",
+        "shared memory",
+        Mark.OK,
+        value,
+        "room for stock torch's batches; Hatchway's own buffer does not use it",
+        details,
     )
 
 

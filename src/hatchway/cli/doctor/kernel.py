@@ -86,7 +86,7 @@ def assess_kernel(
             "memfd_create",
             memfd,
             "shared memory without a name: nothing is left behind, whoever is killed",
-            "shared memory needs a name in /dev/shm, which a killed process leaves behind",
+            "the buffer lies in an unlinked file in /dev/shm, whose size then bounds it",
         ),
         _finding(
             "pidfd",

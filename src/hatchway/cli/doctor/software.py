@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ __all__ = [
     "software_findings",
 ]
 
+_TESTED_PYTHON = (3, 11)
 # What each tool is good for: (with it, without it).
 _TOOLS = {
     "qemu-img": (
@@ -84,15 +86,23 @@ def software_findings() -> list[Finding]:
 
 def assess_python(version: tuple[int, ...], implementation: str) -> Finding:
     """Say whether this Python is one that Hatchway supports."""
-    supported = (3, 10) <= version[:2] < (3, 15) and implementation == "CPython"
+    is_tested = version[:2] == _TESTED_PYTHON and implementation == "CPython"
     return Finding(
         "python",
         "Python",
-        Mark.OK if supported else Mark.LIMITED,
+        Mark.OK if is_tested else Mark.LIMITED,
         f"{implementation} {'.'.join(str(number) for number in version)}",
-        "supported" if supported else "not tested: use CPython 3.10 to 3.14",
+        _about_python(version[:2], implementation),
         {"version": list(version), "implementation": implementation},
     )
+
+
+def _about_python(version: tuple[int, ...], implementation: str) -> str:
+    if implementation == "CPython" and version == _TESTED_PYTHON:
+        return "what Hatchway is tested with"
+    if implementation == "CPython" and (3, 10) <= version < (3, 15):
+        return "should work; Hatchway is tested with 3.11"
+    return "not supported: use CPython 3.10 to 3.14, best 3.11"
 
 
 def inspect_torch() -> tuple[Torch | None, str]:
@@ -148,7 +158,7 @@ def assess_gpu(torch: Torch | None) -> Finding:
             "GPU",
             Mark.OK,
             value if count == 1 else f"{count} GPUs, the first {value}",
-            "batches are pinned and copied ahead on a side stream",
+            "with pin_memory=True batches are pinned in the training process; no copy ahead yet",
             {"gpus": [{"name": g.name, "memory_bytes": g.memory_bytes} for g in torch.gpus]},
         )
     consequence = "batches stay in host memory; all else works"
@@ -158,7 +168,9 @@ def assess_gpu(torch: Torch | None) -> Finding:
 
 
 def native_abi_version() -> int | str:
-    """Return the interface version of the loader's kernels, or why they do not load."""
+    """Return the interface version of the loader's kernels, or why they do not run."""
+    if os.environ.get("HATCHWAY_PURE_PYTHON"):
+        return "switched off by HATCHWAY_PURE_PYTHON"
     try:
         return int(import_module("hatchway.loader._native").abi_version())
     except (ImportError, OSError) as error:
