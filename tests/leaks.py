@@ -26,11 +26,12 @@ class Belongings:
     children: frozenset[psutil.Process]
     shared_memory: frozenset[str]
     num_descriptors: int
+    num_buffers: int
 
 
 def belongings() -> Belongings:
     """Look at this process and at ``/dev/shm``."""
-    return Belongings(_children(), _shared_memory(), _num_descriptors())
+    return Belongings(_children(), _shared_memory(), _num_descriptors(), _num_buffers())
 
 
 def leaked_since(before: Belongings) -> list[str]:
@@ -53,6 +54,10 @@ def leaked_since(before: Belongings) -> list[str]:
         while (names := (names - _foreign()) & _shared_memory()) and time.monotonic() < deadline:
             time.sleep(0.1)
         leaks.extend(f"shared memory {SHARED_MEMORY / name}" for name in sorted(names))
+    if _num_buffers() > before.num_buffers:
+        gc.collect()
+        if _num_buffers() > before.num_buffers:
+            leaks.append(f"{_num_buffers() - before.num_buffers} mappings of loaders")
     if _num_descriptors() > before.num_descriptors + _SPARE_DESCRIPTORS:
         gc.collect()
         growth = _num_descriptors() - before.num_descriptors
@@ -76,6 +81,11 @@ def _shared_memory() -> frozenset[str]:
         return frozenset(os.listdir(SHARED_MEMORY))
     except OSError:
         return frozenset()
+
+
+def _num_buffers() -> int:
+    """How many memfds of loaders are mapped; they have no name in /dev/shm."""
+    return Path("/proc/self/maps").read_text().count("/memfd:hatchway")
 
 
 def _num_descriptors() -> int:

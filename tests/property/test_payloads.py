@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -83,3 +85,37 @@ def test_a_result_of_autograd_is_refused_with_the_way_out() -> None:
 def test_the_same_tensor_twice_stays_one(tensor: torch.Tensor) -> None:
     (one, other), _ = through_memory((tensor, tensor))
     assert one is other
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda dense: dense.to_sparse(),
+        lambda dense: dense.to_sparse_csr(),
+        lambda dense: dense.to_sparse_csc(),
+        lambda dense: dense.to_sparse_bsr((2, 2)),
+        lambda dense: dense.to_sparse_bsc((2, 2)),
+        lambda dense: torch.sparse_coo_tensor(
+            [[0, 0], [1, 1]], [1.0, 2.0], (4, 6), check_invariants=True
+        ),
+    ],
+    ids=["coo", "csr", "csc", "bsr", "bsc", "not coalesced"],
+)
+@pytest.mark.filterwarnings("ignore:Sparse (CSR|CSC|BSR|BSC) tensor support is in beta")
+def test_sparse_tensors_keep_layout_and_values_and_are_not_kept_by_torch(
+    make: Callable[[torch.Tensor], torch.Tensor], requires_grad: bool
+) -> None:
+    original = make(torch.arange(24.0).reshape(4, 6)).requires_grad_(requires_grad)
+    content = payload.dump(original)
+    memory = bytearray(content.nbytes)
+    content.write(memoryview(memory))
+    restored = payload.load(memoryview(memory))
+    assert restored.layout == original.layout
+    assert restored.requires_grad == requires_grad
+    if original.layout is torch.sparse_coo:
+        assert restored.is_coalesced() == original.is_coalesced()
+    assert torch.equal(restored.detach().to_dense(), original.detach().to_dense())
+    freed = weakref.ref(restored)
+    del restored
+    assert freed() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +263,39 @@ def test_a_sample_larger_than_the_buffer_is_an_error_that_names_the_argument() -
             list(load(Blocks(4, 4 * MIB), batch_size, buffer_bytes=2 * MIB))
         assert caught.value.buffer_bytes == 2 * MIB < caught.value.needed_bytes
         del caught
+
+
+def lies_in_the_buffer(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's bytes are in this process's mapping of the loader's buffer."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        begin, end = (int(address, 16) for address in line.split()[0].split("-"))
+        if begin <= tensor.data_ptr() < end:
+            return "memfd:hatchway" in line
+    return False
+
+
+@pytest.mark.parametrize("order", ["strict", "ready"])
+@pytest.mark.parametrize("is_ragged", [False, True])
+def test_collate_gets_views_of_the_buffer(is_ragged: bool, order: str) -> None:
+    class Expensive(Dataset[Any]):
+        def __len__(self) -> int:
+            return 12
+
+        def __getitem__(self, index: int) -> torch.Tensor:
+            time.sleep(0.003)  # cheaper ones are collated without a detour
+            return torch.zeros(1000 + index * is_ragged)
+
+    def collate(samples: list[torch.Tensor]) -> list[bool]:
+        return [lies_in_the_buffer(sample) for sample in samples]
+
+    loader: DataLoader[Any] = DataLoader(
+        Expensive(), 4, num_workers=2, collate_fn=collate, order=order, timeout=30
+    )
+    assert [flag for batch in loader for flag in batch] == [True] * 12
+
+
+def test_batches_are_views_of_the_buffer() -> None:
+    iterator = iter(DataLoader(torch.arange(12), 4, num_workers=1, timeout=30))  # type: ignore[var-annotated,arg-type]
+    batches = list(iterator)
+    assert [lies_in_the_buffer(batch) for batch in batches] == [True] * 3
+    del batches, iterator

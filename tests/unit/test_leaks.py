@@ -8,6 +8,7 @@ import sys
 from multiprocessing import shared_memory
 from pathlib import Path
 
+from hatchway.loader.shared import SharedMapping
 from tests.leaks import belongings, leaked_since
 
 
@@ -45,6 +46,15 @@ def test_many_open_descriptors_are_reported() -> None:
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def test_a_mapping_that_lives_on_is_reported() -> None:
+    before = belongings()
+    mapping = SharedMapping(1 << 16)
+    mapping.close()
+    assert leaked_since(before) == ["1 mappings of loaders"]
+    del mapping
+    assert leaked_since(before) == []
 
 
 def test_shared_memory_of_a_foreign_process_is_not_ours(tmp_path: Path) -> None:

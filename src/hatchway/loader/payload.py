@@ -93,12 +93,13 @@ def _reduce_tensor(tensor: torch.Tensor) -> Any:
             "cross processes; call .detach() on it before it is returned"
         )
     if (
-        tensor.device.type != "cpu"
-        or tensor.layout is not torch.strided
-        or tensor.is_quantized
-        or tensor.is_conj()
-        or tensor.is_neg()
+        tensor.device.type == "cpu"
+        and tensor.layout is not torch.strided
+        and not tensor.is_conj()
+        and not tensor.is_neg()
     ):
+        return _reduce_sparse(tensor)
+    if tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
         return NotImplemented
     grad = tensor.requires_grad
     plain = tensor.detach() if grad else tensor
@@ -115,6 +116,39 @@ def _reduce_tensor(tensor: torch.Tensor) -> Any:
     # Not reshape: a lone element counts as contiguous whatever its stride is.
     raw = plain.as_strided((plain.numel(),), (1,)).view(torch.uint8).numpy()
     return _tensor, (pickle.PickleBuffer(raw.data), tensor.dtype, shape, order, grad)
+
+
+def _reduce_sparse(tensor: torch.Tensor) -> Any:
+    """Not torch's way, which keeps every sparse tensor that it ever unpickled."""
+    grad, shape, layout = tensor.requires_grad, tuple(tensor.shape), tensor.layout
+    plain = tensor.detach()
+    if layout is torch.sparse_coo:
+        parts = (plain._indices(), plain._values())
+        return _sparse_tensor, (parts, shape, plain.is_coalesced(), grad)
+    if layout in (torch.sparse_csr, torch.sparse_bsr):
+        rows = (plain.crow_indices(), plain.col_indices(), plain.values())
+        return _compressed_tensor, (rows, shape, layout, grad)
+    if layout in (torch.sparse_csc, torch.sparse_bsc):
+        columns = (plain.ccol_indices(), plain.row_indices(), plain.values())
+        return _compressed_tensor, (columns, shape, layout, grad)
+    return NotImplemented
+
+
+def _sparse_tensor(
+    parts: tuple[torch.Tensor, torch.Tensor], shape: tuple[int, ...], coalesced: bool, grad: bool
+) -> torch.Tensor:
+    tensor = torch.sparse_coo_tensor(*parts, shape, is_coalesced=coalesced, check_invariants=False)
+    return tensor.requires_grad_() if grad else tensor
+
+
+def _compressed_tensor(
+    parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    shape: tuple[int, ...],
+    layout: torch.layout,
+    grad: bool,
+) -> torch.Tensor:
+    tensor = torch.sparse_compressed_tensor(*parts, shape, layout=layout, check_invariants=False)
+    return tensor.requires_grad_() if grad else tensor
 
 
 def _empty_tensor(shape: tuple[int, ...], dtype: torch.dtype, grad: bool) -> torch.Tensor:
