@@ -70,7 +70,7 @@ inline bool copy_tensor(const Node &leaf, std::size_t row, PyObject *value) {
         leaf.api->tensor_from_py_object_no_sync(value, &tensor) != 0 ||
         tensor.device.type != dlpack::kCpu || tensor.dtype.code != leaf.dtype.code ||
         tensor.dtype.bits != leaf.dtype.bits || tensor.dtype.lanes != 1 ||
-        tensor.ndim != static_cast<int>(leaf.shape.size()))
+        tensor.ndim != static_cast<int>(leaf.shape.size()) || tensor.data == nullptr)
         return false;
     std::int64_t stride = 1;
     for (std::size_t i = leaf.shape.size(); i-- > 0;) {
@@ -147,6 +147,7 @@ inline bool write_value(const Node &node, std::size_t row, PyObject *value) {
         PyObject *key = nullptr, *item = nullptr;
         Py_ssize_t at = 0;
         for (std::size_t i = 0; PyDict_Next(value, &at, &key, &item); ++i) {
+            if (i == node.keys.size()) return false;  // a key's __eq__ changed the dict
             // default_collate keeps the order of the first sample's keys.
             if (key != node.keys[i]) {
                 const int same = PyObject_RichCompareBool(key, node.keys[i], Py_EQ);

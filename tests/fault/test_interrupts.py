@@ -118,7 +118,8 @@ def test_workers_do_not_run_the_scripts_handler_of_sigterm() -> None:
     try:
         iterator = iter(DataLoader(Stuck(), 4, num_workers=1, order="strict", timeout=30))
         next(iterator)
-        (worker,) = psutil.Process().children()
+        (worker_id,) = iterator._pool.ids
+        worker = psutil.Process(iterator._pool._processes[worker_id].pid)
         begun = time.monotonic()
         del iterator
         assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE

@@ -273,7 +273,9 @@ class Crew:
         self.heap.faults, self.heap.memory = [], memory
         self.commons.heap = self.heap
         self.commons.locked = lambda who: SimulatedVisit(self.commons, who)
-        self.commons.schedule = Schedule(self.commons.board, self.heap)
+        self.commons.schedule = Schedule(
+            self.commons.board, self.heap, None if rules.fixed else rules.batch_size
+        )
         self.commons.delivery = Delivery(self.commons.board, self.heap, rules)
         self._load, self._collate = load, collate
         self._task = WorkerTask(

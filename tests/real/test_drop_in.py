@@ -8,12 +8,14 @@ import multiprocessing
 import os
 import pickle
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
 import torch.utils.data
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 
 from hatchway import DataLoader
 from tests.real.gates import PATIENCE_S
@@ -262,3 +264,77 @@ def test_an_empty_dataset_gives_no_batches() -> None:
     for num_workers in (0, 1):
         for order in ("strict", "ready"):
             assert list(DataLoader([], 4, num_workers=num_workers, order=order)) == []
+
+
+class Fetches(Dataset[Any]):
+    """Has no ``__getitem__`` of its own."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        return [torch.tensor([index]) for index in indices]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_dataset_with_getitems_only_is_asked_for_one_sample_at_a_time(num_workers: int) -> None:
+    theirs = [batch.tolist() for batch in torch.utils.data.DataLoader(Fetches(), 4)]
+    ours = DataLoader(Fetches(), 4, num_workers=num_workers, timeout=30 * (num_workers > 0))
+    assert [batch.tolist() for batch in ours] == theirs
+
+
+def test_a_ready_batch_from_getitems_is_refused_with_the_way_out() -> None:
+    class Ready(Fetches):
+        def __getitems__(self, indices: list[int]) -> Any:
+            return {"index": torch.tensor(indices)}
+
+    with pytest.raises(TypeError, match="define __getitem__"):
+        list(DataLoader(Ready(), 4))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_default_collate_in_a_worker_makes_no_shared_memory_of_torchs(batch_size: int) -> None:
+    def collate(samples: list[Any]) -> list[bool]:
+        assert torch.utils.data.get_worker_info() is not None
+        batch = torch.utils.data.default_collate([(torch.ones(4), "name")] * len(samples))
+        return [batch[0].is_shared()]
+
+    loader: DataLoader[Any] = DataLoader(
+        Fetches(), batch_size, num_workers=1, collate_fn=collate, timeout=30
+    )
+    assert not any(flag for batch in loader for flag in batch)
+
+
+def test_a_prefetch_factor_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="prefetch_factor must be at least 1"):
+        iter(DataLoader(Fetches(), 4, num_workers=1, prefetch_factor=0))
+
+
+def test_the_default_buffer_fits_under_a_limit_of_addresses() -> None:
+    code = (
+        "import resource, torch\n"
+        "from hatchway import DataLoader\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (5 << 30, 5 << 30))\n"
+        "loader = DataLoader(torch.ones(40, 4), 4, num_workers=2, timeout=30)\n"
+        "print(sum(batch.sum().item() for batch in loader))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "160.0\n"
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors_arrive(layout: torch.layout) -> None:
+    class Nests(Dataset[Any]):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> torch.Tensor:
+            parts = [torch.ones(2), torch.full((index + 1,), 2.0)]
+            return torch.nested.nested_tensor(parts, layout=layout)
+
+    loader: DataLoader[Any] = DataLoader(Nests(), 2, num_workers=1, collate_fn=list, timeout=30)
+    found = [sample for batch in loader for sample in batch]
+    assert [[len(part) for part in sample.unbind()] for sample in found] == [
+        [2, 1], [2, 2], [2, 3], [2, 4],
+    ]  # fmt: skip

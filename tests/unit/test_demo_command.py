@@ -66,7 +66,7 @@ def test_a_missing_package_is_named_with_the_way_to_install_it(
     monkeypatch.setattr(command, "find_spec", lambda name: None if name == "nibabel" else 1)
     assert run(parse()) == 2
     assert capsys.readouterr().err == (
-        "hatchway demo: needs nibabel: pip install 'hatchway[demo]'\n"
+        "hatchway demo: needs nibabel: pip install '.[demo]' in the clone\n"
     )
 
 

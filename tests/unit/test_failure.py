@@ -66,7 +66,6 @@ def raised_by(failure: Failure) -> BaseException:
         KeyError("key"),
         OSError(2, "gone", "file"),
         UnicodeDecodeError("utf8", b"x", 0, 1, "why"),
-        SystemExit(3),
         FieldError("with a field"),
     ],
     ids=repr,
@@ -168,3 +167,18 @@ def test_the_loaders_own_errors_keep_their_fields_between_processes(error: Excep
     assert str(again) == str(error)
     assert again.__dict__ == error.__dict__
     assert raised_by(sent(error)).__dict__ == error.__dict__
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+def test_what_would_end_the_script_is_a_runtime_error(error: BaseException) -> None:
+    found = raised_by(sent(error))
+    assert type(found) is RuntimeError
+    assert repr(error) in str(found)
+    assert isinstance(found.__cause__, SampleError)
+
+
+def test_an_attribute_that_cannot_be_pickled_does_not_cost_the_type() -> None:
+    error = ValueError("bad file")
+    error.callback = lambda: None  # type: ignore[attr-defined]
+    found = raised_by(sent(error))
+    assert (type(found), found.args) == (ValueError, ("bad file",))

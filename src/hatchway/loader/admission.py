@@ -20,13 +20,14 @@ class Admission:
 
     Attributes:
         look_again_s: When a worker without work should look again, or None.
+        spans: The native view of the workers' chunks; None without native code.
     """
 
-    def __init__(self, commons: Commons, worker_id: int, spans: Any) -> None:
+    def __init__(self, commons: Commons, worker_id: int) -> None:
         self._commons = commons
         self._board = commons.board
         self._worker_id = worker_id
-        self._spans = spans
+        self.spans: Any = None
         self.look_again_s: float | None = None
 
     def memory_left(self, want: int) -> bool:
@@ -69,7 +70,7 @@ class Admission:
             if (span >> 32) >= (span & 0xFFFFFFFF) or worker == self._worker_id:
                 continue
             if now - board.started.cells[worker] > VISIT_S:
-                begin, end = self._spans.steal(worker)
+                begin, end = self.spans.steal(worker)
                 if end > begin:
                     first = board.chunk_first.cells[worker] + begin
                     self._commons.schedule.give_up(first, end - begin)

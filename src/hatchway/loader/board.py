@@ -133,6 +133,11 @@ class BoardShape:
     blocks: int
     schema_bytes: int = 16384
 
+    @property
+    def words(self) -> int:
+        """How many words a set of workers takes, a bit each."""
+        return -(-self.workers // 64)
+
     def __post_init__(self) -> None:
         for name in ("positions", "homes", "outgoing"):
             value = getattr(self, name)
@@ -215,7 +220,6 @@ _TABLES: dict[str, tuple[str, dict[str, str]]] = {
         {
             "block_state": "u1",
             "block_owner": "i2",
-            "block_lent": "u8",
             "block_offset": "i8",
             "block_bytes": "i8",
         },
@@ -344,6 +348,7 @@ def _columns(shape: BoardShape) -> list[tuple[str, str, int]]:
     columns = [("head", "i8", 64), ("cut_s", "f8", 2), ("schema", "u1", shape.schema_bytes)]
     for size, table in _TABLES.values():
         columns += [(name, dtype, getattr(shape, size)) for name, dtype in table.items()]
+    columns.append(("block_lent", "u8", shape.blocks * shape.words))
     columns.append(("members", "i8", shape.outgoing * shape.members))
     return columns
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from hatchway.loader.board import Board, BoardShape, Head, Running
 from hatchway.loader.delivery import Delivery, DeliveryRules
-from hatchway.loader.heap import Heap
+from hatchway.loader.heap import ADDRESSES_PER_BYTE, Heap
 from hatchway.loader.lease import lease
 from hatchway.loader.schedule import Schedule
 from hatchway.loader.shared import Bell, ProcessLock, SharedMapping
 
-# The buffer's mapping is sparse and larger than its budget, so that blocks of
-# many sizes find an address without moving.
-_ADDRESSES_PER_BYTE = 8
+T = TypeVar("T", SharedMapping, ProcessLock, Bell)
 
 
 @dataclass(frozen=True)
@@ -35,16 +34,20 @@ class Commons:
 
     def __init__(self, config: CommonsConfig) -> None:
         board_bytes = Board.buffer_bytes(config.shape)
-        num_pages = -(-config.buffer_bytes * _ADDRESSES_PER_BYTE // mmap.PAGESIZE)
-        board_mapping = SharedMapping(board_bytes)
-        try:
+        num_pages = -(-config.buffer_bytes * ADDRESSES_PER_BYTE // mmap.PAGESIZE)
+        with contextlib.ExitStack() as made:
+
+            def keep(part: T) -> T:
+                made.callback(part.close)
+                return part
+
+            board_mapping = keep(SharedMapping(board_bytes))
             board_mapping.reserve(0, board_bytes)
-            mapping = SharedMapping(num_pages * mmap.PAGESIZE)
-        except BaseException:
-            board_mapping.close()
-            raise
-        bells = [Bell() for _ in range(config.shape.workers)]
-        self._open(config, board_mapping, mapping, ProcessLock(), Bell(), bells)
+            mapping = keep(SharedMapping(num_pages * mmap.PAGESIZE))
+            lock = keep(ProcessLock())
+            bells = [keep(Bell()) for _ in range(config.shape.workers + 1)]
+            made.pop_all()  # nothing failed: they stay open
+        self._open(config, board_mapping, mapping, lock, bells[-1], bells[:-1])
 
     def _open(
         self,
@@ -56,6 +59,7 @@ class Commons:
         worker_bells: list[Bell],
     ) -> None:
         self._parts = (config, board_mapping, mapping, lock, bell, worker_bells)
+        self._is_closed = False
         self.config = config
         self.bell = bell
         self.worker_bells = worker_bells
@@ -70,7 +74,8 @@ class Commons:
             give_back=mapping.give_back,
             reserve=mapping.reserve if mapping.has_fixed_size else None,
         )
-        self.schedule = Schedule(self.board, self.heap)
+        rules = config.rules
+        self.schedule = Schedule(self.board, self.heap, None if rules.fixed else rules.batch_size)
         self.delivery = Delivery(self.board, self.heap, config.rules)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -114,8 +119,19 @@ class Commons:
                 self.worker_bells[worker].ring()
                 return
 
+    def release(self, block: int) -> None:
+        """Free a block that the training process held."""
+        self.heap.release(block)
+        if self._is_closed:
+            self.heap.give_back_free()
+        else:
+            self.wake_for_memory()
+
     def close(self) -> None:
         """Close every descriptor; memory stays while views of it live."""
+        # Workers of other loaders, forked meanwhile, may keep the mapping: empty it.
+        self._is_closed = True
+        self.heap.give_back_free()
         _, board_mapping, mapping, lock, bell, worker_bells = self._parts
         for part in (board_mapping, mapping):
             part.close()

@@ -11,6 +11,8 @@ LONGEST_CHUNK = 256
 # and its samples take less each: handing such samples over one by one costs 50 us each.
 WHOLE_BATCH_S = 0.025
 _WHOLE_SAMPLE_S = 0.001
+# Cheaper ones go whole whatever their number: one by one they cost several times that.
+_TINY_SAMPLE_S = 20e-6
 _SLOW_SAMPLE_S = 0.002
 _NUM_WARY = 1024
 # Until enough samples are known, one that takes this long is called slow.
@@ -59,7 +61,13 @@ class BatchCost:
     def fits(self, count: int) -> bool:
         """Whether a batch of ``count`` samples is short and even enough."""
         is_even = self._is_fixed or not self._num_wary
-        return is_even and self._mean_s < min(_WHOLE_SAMPLE_S, WHOLE_BATCH_S / count)
+        short = min(_WHOLE_SAMPLE_S, WHOLE_BATCH_S / count)
+        return is_even and self._mean_s < max(short, _TINY_SAMPLE_S)
+
+
+def patience_with_batch_s(count: int) -> float:
+    """After how long a worker hands in what it has of a whole batch."""
+    return 2 * max(WHOLE_BATCH_S, count * _TINY_SAMPLE_S)
 
 
 class SampleTimes:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import pickle
 import signal
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from hatchway.loader.errors import SampleError, UnpicklableError, WorkerDiedError
 
 _LONGEST_REPR = 200
+_LONGEST_TEXT = 2000
+# What a worker catches of the user's code; any other ends the process.
+CAUGHT = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,15 @@ class Failure:
     def reraise(self) -> NoReturn:
         """Raise the exception in the training process.
 
-        It has its original type and arguments. Its ``__cause__`` is a
-        ``SampleError`` that says where it happened, with the worker's traceback.
+        It has its original type and arguments, and its attributes if they can be
+        pickled. Its ``__cause__`` is a ``SampleError`` that says where it happened,
+        with the worker's traceback.
 
         Raises:
-            Exception: The original one; ``UnpicklableError`` where it could not
-                be pickled; ``WorkerDiedError`` where there was none.
+            Exception: The original one; ``RuntimeError`` for ``StopIteration`` and
+                for what is no ``Exception``, such as ``SystemExit``;
+                ``UnpicklableError`` where it could not be pickled;
+                ``WorkerDiedError`` where there was none.
         """
         where = _where(self)
         fields: dict[str, Any] = {
@@ -50,19 +56,25 @@ class Failure:
         original = self._original()
         if original is None:
             raise UnpicklableError(
-                f"{where} raised {self.type_name}, which cannot be pickled; its traceback in the "
-                f"worker:\n\n{self.text}",
+                f"{where} raised {self.type_name}, which cannot be pickled or is too large; its "
+                f"traceback in the worker:\n\n{self.text}",
                 **fields,
             ) from cause
-        if isinstance(original, StopIteration):
-            # It would end the training loop in silence (as in PEP 479).
-            raise RuntimeError(f"{where} raised StopIteration") from cause
+        if isinstance(original, StopIteration) or not isinstance(original, Exception):
+            # It would end the loop, or the script, in silence (see also PEP 479).
+            raise RuntimeError(f"{where} raised {original!r}") from cause
         try:
             raise original from cause
         finally:
             # The traceback refers to this frame: without this the two keep each other,
             # and the iterator with its workers, until the garbage collector runs.
             del original, cause
+
+    def shortened(self) -> Failure:
+        """The same in a few kilobytes, without the exception itself."""
+        if self.type_name == WorkerDiedError.__name__:
+            return self
+        return replace(self, pickled=None, text=self.text[-_LONGEST_TEXT:])
 
     def _original(self) -> BaseException | None:
         if self.pickled is None:
@@ -154,9 +166,21 @@ def _advice(exit_code: int | None) -> str:
 
 
 def _pickle(error: BaseException) -> bytes | None:
-    try:
-        pickled = pickle.dumps(error)
-        pickle.loads(pickled)
-    except Exception:  # a class that is local, arguments that do not match, open files
-        return None
-    return pickled
+    for one in (error, _Bare(error)):
+        try:
+            pickled = pickle.dumps(one)
+            pickle.loads(pickled)
+        except CAUGHT:  # a class that is local, arguments that do not match, open files
+            continue
+        return pickled
+    return None
+
+
+class _Bare:
+    """Pickles as an exception of the same type and arguments, without its attributes."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self._error), self._error.args

@@ -18,7 +18,9 @@ from hatchway.loader.errors import SharedMemoryError
 
 # The kernel takes whole pages back only: every block is whole pages.
 _PAGE = mmap.PAGESIZE
-_MOST_BORROWERS = 63
+# The mapping is sparse and larger than the budget, so that blocks of many sizes
+# find an address without moving.
+ADDRESSES_PER_BYTE = 4
 
 
 def size_class(nbytes: int) -> int:
@@ -100,20 +102,35 @@ class Heap:
 
     def free_retired(self, block: int) -> None:
         """The board has forgotten the block: free it, or once it is not on loan."""
-        if not self._board.block_lent.cells[block]:
+        if not self._is_lent(block):
             self.release(block)
 
     def lend(self, block: int, borrower: int) -> None:
         """``borrower`` still looks at a block that the board may retire."""
-        self._board.block_lent.cells[block] |= _bit_of(borrower)
+        word, bit = self._place_of(block, borrower)
+        self._board.block_lent.cells[word] |= bit
 
     def take_back(self, block: int, borrower: int) -> None:
         """The borrower of a block looks at it no longer."""
         board = self._board
-        if borrower < _MOST_BORROWERS:
-            board.block_lent.cells[block] &= ~_bit_of(borrower)
-        if not board.block_lent.cells[block] and board.block_state.cells[block] == Block.RETIRED:
+        word, bit = self._place_of(block, borrower)
+        board.block_lent.cells[word] &= ~bit
+        if board.block_state.cells[block] == Block.RETIRED and not self._is_lent(block):
             self.release(block)
+
+    def _place_of(self, block: int, borrower: int) -> tuple[int, int]:
+        """Which word says whether a block is lent to a worker, and which bit of it."""
+        word, bit = divmod(borrower, 64)
+        return block * self._board.shape.words + word, 1 << bit
+
+    def _is_lent(self, block: int) -> bool:
+        words = self._board.shape.words
+        cells = self._board.block_lent.cells
+        return any(cells[block * words + word] for word in range(words))
+
+    def give_back_free(self) -> None:
+        """Return the memory of all free blocks to the kernel."""
+        self._punch_free(lambda: False)
 
     def used_bytes(self) -> int:
         """Bytes of the blocks that hold something."""
@@ -127,10 +144,10 @@ class Heap:
         board = self._board
         count = board.head[Head.NUM_BLOCKS]
         states, owners = board.block_state.array[:count], board.block_owner.array[:count]
-        lent = board.block_lent.array[:count]
+        lent = board.block_lent.array.reshape(-1, board.shape.words)[:count]
         for one in dead:
-            if one < _MOST_BORROWERS:
-                lent &= ~np.uint64(_bit_of(one))
+            if one < board.shape.workers:  # the training process borrows nothing
+                lent[:, one // 64] &= ~np.uint64(1 << one % 64)
         for block in np.flatnonzero(owners > 0).tolist():
             if int(owners[block]) - 1 in dead:
                 owners[block] = 0
@@ -140,7 +157,7 @@ class Heap:
         for block in np.flatnonzero(states == Block.RETIRED).tolist():
             if block in referenced:
                 states[block] = Block.USED
-            elif not lent[block]:
+            elif not lent[block].any():
                 states[block] = Block.FREE
         sizes = board.block_bytes.array[:count]
         board.head[Head.RESIDENT] = int(sizes[states != Block.PUNCHED].sum())
@@ -255,8 +272,3 @@ class Heap:
         block = int(fits[np.argmin(sizes[fits])])
         sizes[block] -= size
         return int(board.block_offset.cells[block] + sizes[block])
-
-
-def _bit_of(borrower: int) -> int:
-    """The borrower's bit; the last one is for all that are left, and is never cleared."""
-    return 1 << min(borrower, _MOST_BORROWERS)

@@ -65,7 +65,6 @@ class Inbox:
         def release() -> None:
             held.pop(block, None)
             head[Head.HELD] = sum(list(held.values()))
-            commons.heap.release(block)
-            commons.wake_for_memory()
+            commons.release(block)
 
         return commons.lease(block, nbytes, release)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
@@ -43,11 +44,13 @@ from hatchway.loader.task import WorkerTask
 # is free: one for the training loop and one that a worker is collating.
 _DEPTH = 2
 _MOST_AHEAD = 1 << 16
-_MOST_BLOCKS = 1 << 16
+_MOST_BLOCKS = 1 << 20
 # While the loop waits it looks at the workers this often at most: where a batch
 # waits for a sample to become slow, and to see whether slow samples hold them all.
 _SHORTEST_LOOK_S = 0.005
 _LOOK_S = 0.05
+# A worker's sentinel stays quiet while a process that it forked lives: look by oneself.
+_LONGEST_LOOK_S = 1.0
 _BROKEN = (
     "{} interrupted this pass over the loader while a batch was handed over; to go on would "
     "lose or repeat samples: iterate over the loader anew"
@@ -58,6 +61,10 @@ class ParallelIterator(_BaseDataLoaderIter):
     """Plans positions, takes batches, and keeps the workers alive."""
 
     def __init__(self, loader: Any) -> None:
+        if loader.prefetch_factor < 1:
+            raise ValueError(
+                f"prefetch_factor must be at least 1 with workers, not {loader.prefetch_factor}"
+            )
         super().__init__(loader)
         options = loader.options
         self._box = loader._statistics
@@ -71,6 +78,7 @@ class ParallelIterator(_BaseDataLoaderIter):
         self._open = True
         self._is_handing_over = False
         self._broken_by = ""
+        self._pid = os.getpid()
         self._free = self._order == "ready" and not has_own_batches(loader) and loader.batch_size
         if self._order == "ready":
             extra = options.max_background_workers
@@ -187,6 +195,11 @@ class ParallelIterator(_BaseDataLoaderIter):
         return batch
 
     def _next_data(self) -> Any:
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                "this iterator belongs to the process that forked this one; iterate over the "
+                "loader anew here"
+            )
         if not self._open:
             if self._broken_by:
                 raise RuntimeError(_BROKEN.format(self._broken_by))
@@ -290,14 +303,17 @@ class ParallelIterator(_BaseDataLoaderIter):
                     f"{self._rescue.describe_running()}"
                 )
             look_s = left_s if look_s is None else min(look_s, left_s)
+        look_s = _LONGEST_LOOK_S if look_s is None else min(look_s, _LONGEST_LOOK_S)
+        begun = time.monotonic()
         readable = wait_readable([bell.fileno(), *self._pool.sentinels()], look_s)
         self._is_handing_over = True
+        waited_long = time.monotonic() - begun >= _LONGEST_LOOK_S
         if bell.fileno() in readable:
             bell.silence()
             readable.remove(bell.fileno())
-        if readable:
+        if readable or waited_long or not self._pool.size:
             self._rescue.replace_dead()
-        else:
+        if not readable:
             self._help()
 
     @property

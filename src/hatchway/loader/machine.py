@@ -9,6 +9,7 @@ an error: containers hide some of them.
 from __future__ import annotations
 
 import os
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +78,18 @@ def available_memory_bytes(root: Path = Path("/")) -> int:
     at once counts as available.
     """
     return memory_limits(root).usable_bytes
+
+
+def available_address_bytes() -> int | None:
+    """Return how many more bytes of addresses ``ulimit -v`` leaves; None without a limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft == resource.RLIM_INFINITY:
+        return None
+    try:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        used = 0
+    return max(0, soft - used)
 
 
 def cpu_quota(root: Path = Path("/")) -> float:

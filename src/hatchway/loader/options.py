@@ -13,7 +13,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from hatchway.loader.machine import available_memory_bytes
+from hatchway.loader.heap import ADDRESSES_PER_BYTE
+from hatchway.loader.machine import available_address_bytes, available_memory_bytes
 
 _LEAST_BUFFER_BYTES = 1 << 20
 _DEFAULT_LEAST_BUFFER_BYTES = 64 << 20
@@ -79,8 +80,16 @@ def _whole(name: str, value: object, least: int) -> None:
 
 
 def default_buffer_bytes() -> int:
-    """A quarter of the memory that this process can take, at least 64 MiB."""
-    return max(_DEFAULT_LEAST_BUFFER_BYTES, available_memory_bytes() // 4)
+    """A quarter of the memory that this process can take, at least 64 MiB.
+
+    Less where ``ulimit -v`` bounds the addresses: the buffer takes several times
+    its size of them, and they must not all be taken.
+    """
+    nbytes = max(_DEFAULT_LEAST_BUFFER_BYTES, available_memory_bytes() // 4)
+    addresses = available_address_bytes()
+    if addresses is not None:
+        nbytes = min(nbytes, max(_LEAST_BUFFER_BYTES, addresses // (2 * ADDRESSES_PER_BYTE)))
+    return nbytes
 
 
 def resolve_order(loader: Any) -> Literal["strict", "ready"]:

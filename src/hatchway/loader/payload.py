@@ -92,6 +92,8 @@ def _reduce_tensor(tensor: torch.Tensor) -> Any:
             "a sample holds a tensor that requires grad and is not a leaf: autograd does not "
             "cross processes; call .detach() on it before it is returned"
         )
+    if tensor.is_nested:
+        return NotImplemented
     if (
         tensor.device.type == "cpu"
         and tensor.layout is not torch.strided

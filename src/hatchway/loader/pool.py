@@ -75,12 +75,13 @@ class Pool:
         return [
             (worker_id, process.exitcode)
             for worker_id, process in self._processes.items()
-            if not process.is_alive()
+            if not process.is_alive() or not _exists(process.pid)
         ]
 
     def forget(self, worker_id: int) -> None:
         """A dead worker's work was put back: its id is free."""
-        self._processes.pop(worker_id).close()
+        with contextlib.suppress(ValueError):  # gone, but never reaped: SIGCHLD is ignored
+            self._processes.pop(worker_id).close()
 
     def wake(self, count: int) -> None:
         """Wake up to ``count`` sleeping workers. Holds the lock."""
@@ -122,6 +123,16 @@ class Pool:
     def close(self) -> None:
         """Stop every worker and wait until it is gone."""
         self._finalizer()
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _close(processes: dict[int, Any], commons: Commons, pid: int) -> None:

@@ -173,7 +173,7 @@ def _node_of(value: Any, depth: int) -> Node | None:
     kind = type(value)
     if kind is torch.Tensor:
         fits = value.device.type == "cpu" and value.layout is torch.strided
-        if not fits or value.requires_grad or value.dtype not in _BITS:
+        if not fits or value.is_nested or value.requires_grad or value.dtype not in _BITS:
             return None
         return Leaf("tensor", value.dtype, tuple(value.shape))
     if kind is np.ndarray:

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from hatchway.loader import native, payload
+from hatchway.loader.access import by_index
 from hatchway.loader.admission import VISIT_S
 from hatchway.loader.board import Head, Kind, Running, Status
-from hatchway.loader.cost import WHOLE_BATCH_S, BatchCost, ChunkSize
-from hatchway.loader.failure import Failure, failure_of
+from hatchway.loader.cost import BatchCost, ChunkSize, patience_with_batch_s
+from hatchway.loader.errors import BufferFullError, SharedMemoryError
+from hatchway.loader.failure import CAUGHT, Failure, failure_of
 from hatchway.loader.schedule import Claim
 from hatchway.loader.seeding import NoSeeder, Seeder, collate_position, make_seeder
 from hatchway.loader.store import Store
@@ -48,36 +50,24 @@ class SampleRunner:
         self._batch_cost = BatchCost(is_fixed=task.commons.config.rules.fixed)
         self._store = store
         self._hand_in = hand_in
-        self._dataset = task.dataset
+        self._dataset = by_index(task.dataset)
         self._init_failure: Failure | None = None
         self._keys: tuple[int, list[Any]] = (-1, [])
         self._finished: list[tuple[int, int]] = []
         self._collated: tuple[int, int] | None = None
         self._flags: Any = None
         self._loop: Any = None
-        self._seeder: Seeder = make_seeder() if task.per_position_seeds else NoSeeder()
-        generators = getattr(self._seeder, "generators", None)
-        if native.MODULE is not None and (generators or not task.per_position_seeds):
-            board = self._board
-            columns = ("status", "span", "started", "current", "key", "row", "kind", "seconds")
-            self._flags = native.MODULE.Flags(board.status.array)
-            self.spans = native.MODULE.Spans(board.span.array)
-            self._loop = native.MODULE.ChunkRunner(
-                {name: getattr(board, name).array for name in columns},
-                self._worker_id,
-                Status.DONE,
-                Kind.ROW,
-                generators,
-                random._inst,
-            )
+        self._seeder: Seeder = NoSeeder()
+        if native.MODULE is not None:
+            self._flags = native.MODULE.Flags(self._board.status.array)
+            self.spans = native.MODULE.Spans(self._board.span.array)
 
     def start(self) -> None:
         """Call ``worker_init_fn``; if it fails, every sample of this worker does."""
-        if self._task.worker_init_fn is None:
-            return
         try:
-            self._task.worker_init_fn(self._worker_id)
-        except Exception as error:
+            if self._task.worker_init_fn is not None:
+                self._task.worker_init_fn(self._worker_id)
+        except CAUGHT as error:
             self._dataset = _Unusable()
             self._init_failure = failure_of(
                 error,
@@ -86,6 +76,26 @@ class SampleRunner:
                 index=None,
                 worker_id=None,
             )
+        if self._task.per_position_seeds:
+            self._seeder = make_seeder()  # of the generators that there are now
+        self._make_loop()
+
+    def _make_loop(self) -> None:
+        generators = getattr(self._seeder, "generators", None)
+        if native.MODULE is None or (generators is None and self._task.per_position_seeds):
+            # The Python loop takes a sample at a time.
+            self._flags = self.spans = None
+            return
+        board = self._board
+        columns = ("status", "span", "started", "current", "key", "row", "kind", "seconds")
+        self._loop = native.MODULE.ChunkRunner(
+            {name: getattr(board, name).array for name in columns},
+            self._worker_id,
+            Status.DONE,
+            Kind.ROW,
+            generators,
+            random._inst,
+        )
 
     def hand_over(self) -> int:
         """Let the others see what is finished. Holds the lock.
@@ -135,6 +145,7 @@ class SampleRunner:
         is_whole = is_whole and (rules.fixed or count == rules.batch_size)
         held: list[tuple[int, Any]] = []
         base_seed, epoch, start = head[Head.BASE_SEED], head[Head.EPOCH], head[Head.EPOCH_START]
+        longest_s = patience_with_batch_s(count)
         done = in_all = 0
         self.has_run_all = False
         while True:
@@ -143,7 +154,7 @@ class SampleRunner:
                     self._dataset, claim.first, base_seed, epoch, start, visited, VISIT_S, keys,
                     None if is_whole else rows,
                 )  # fmt: skip
-            except (Exception, SystemExit) as error:
+            except CAUGHT as error:
                 position, sample, why = board.current.cells[self._worker_id], None, _RAISED
                 self._put_failure(position, self._key(position, keys), error)
                 self._publish(position, Status.FAILED)
@@ -162,7 +173,7 @@ class SampleRunner:
                     rows = self._store.native_rows(home)
             del sample
             ended = self._loop.ended
-            if is_whole and ended - begun < 2 * WHOLE_BATCH_S and not head[Head.STOP]:
+            if is_whole and ended - begun < longest_s and not head[Head.STOP]:
                 continue
             if ended - visited > VISIT_S:
                 # Hand in and look around; what is left of the chunk is still ours,
@@ -172,7 +183,9 @@ class SampleRunner:
                 self._chunk_size.observe(done, ended - visited)
                 visited, done = ended, 0
                 self._hand_in(self.last)
-        if not (is_whole and len(held) == count and self._put_batch(held)):
+        if is_whole and len(held) == count:
+            self._put_batch(held)
+        else:
             self._put_all(held, keys)
         self._chunk_size.observe(done, time.monotonic() - visited)
         self.has_run_all = in_all == claim.count
@@ -193,21 +206,28 @@ class SampleRunner:
             self._put_and_publish(position, sample, keys, is_single=False)
         held.clear()
 
-    def _put_batch(self, held: list[tuple[int, Any]]) -> bool:
-        """Collate a whole home batch; False if that fails, with nothing changed."""
+    def _put_batch(self, held: list[tuple[int, Any]]) -> None:
+        """Collate a whole home batch; if that fails, the failure takes its place."""
         board, first = self._board, held[0][0]
         end = first + len(held)
         self._note_collating()
         try:
             content = payload.dump(self.collate(first, [sample for _, sample in held]))
             self._store.put_blob(first, content, num_samples=len(held))
-        except (Exception, SystemExit):
-            board.running.cells[self._worker_id] = Running.SAMPLE
-            return False  # collated again as any other batch, which reports the failure
+        except CAUGHT as error:
+            # Not collated again, with others say: it may have changed its samples.
+            start = board.head[Head.EPOCH_START]
+            failure = failure_of(
+                error,
+                doing=f"collate_fn of positions {[position - start for position, _ in held]}",
+                position=None,
+                index=None,
+                worker_id=self._worker_id,
+            )
+            self._put_report(first, failure)
         board.assign(board.kind, first, end, Kind.COLLATED)
         self._collated = (first, end)
         self.last = first
-        return True
 
     def _note_collating(self) -> None:
         """Say so on the board: if this worker dies now, no sample is to blame."""
@@ -224,7 +244,7 @@ class SampleRunner:
         self._seeder.seed(head[Head.BASE_SEED], head[Head.EPOCH], position - head[Head.EPOCH_START])
         try:
             sample = self._dataset[key]
-        except (Exception, SystemExit) as error:
+        except CAUGHT as error:
             self._put_failure(position, key, error)
             self._publish(position, Status.FAILED)
             return
@@ -248,7 +268,7 @@ class SampleRunner:
             else:
                 kind = self._store.put_sample(position, sample)
                 self._board.kind.cells[position & self._board.mask] = kind
-        except (Exception, SystemExit) as error:
+        except CAUGHT as error:
             self._put_failure(position, self._key(position, keys), error)
             status = Status.FAILED
         self._publish(position, status)
@@ -283,8 +303,18 @@ class SampleRunner:
                 index=key,
                 worker_id=self._worker_id,
             )
-        self._store.put_blob(position, payload.dump(failure), over_budget=True)
+        self._put_report(position, failure)
         board.kind.cells[slot] = Kind.ERROR
+
+    def _put_report(self, position: int, failure: Failure) -> None:
+        """Store a failure, if need be without the exception itself."""
+        for report in (failure, failure.shortened()):
+            try:
+                self._store.put_blob(position, payload.dump(report), over_budget=True)
+                return
+            except (BufferFullError, SharedMemoryError) as error:
+                full = error
+        raise full
 
     def _keys_of(self, claim: Claim) -> list[Any] | None:
         """The home batch's dataset keys, where they are not plain ints."""

@@ -40,11 +40,19 @@ class Reclaimed:
 
 
 class Schedule:
-    """Plans positions and hands them to workers, earliest first."""
+    """Plans positions and hands them to workers, earliest first.
 
-    def __init__(self, board: Board, heap: Heap) -> None:
+    Args:
+        board: The loader's board.
+        heap: Where samples lie.
+        batch_size: Samples in a batch where batches are made freely; None where a
+            batch is a home batch.
+    """
+
+    def __init__(self, board: Board, heap: Heap, batch_size: int | None = None) -> None:
         self._board = board
         self._heap = heap
+        self._batch_size = batch_size
 
     def publish(self, count: int, keys: NDArray[np.int64] | None, keys_block: int = -1) -> int:
         """Plan a home batch; return its number.
@@ -257,4 +265,4 @@ class Schedule:
         status = board.run(board.status, begin, head[Head.CURSOR])
         under_way = np.count_nonzero((status == Status.CLAIMED) | (status == Status.DONE))
         home = board.home.cells[position & board.mask] & board.home_mask
-        return bool(under_way < board.home_count.cells[home])
+        return bool(under_way < (self._batch_size or board.home_count.cells[home]))

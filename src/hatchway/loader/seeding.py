@@ -76,7 +76,11 @@ class PythonSeeder:
         key = sample_key(base_seed, epoch, position)
         words = twister_words(_mix(key ^ 1))
         random.setstate((3, (*words.tolist(), TWISTER_WORDS), None))
-        np.random.set_state(("MT19937", twister_words(_mix(key ^ 2)), TWISTER_WORDS, 0, 0.0))
+        bit_generator = _numpy_bit_generator()
+        if type(bit_generator).__name__ == "MT19937":
+            np.random.set_state(("MT19937", twister_words(_mix(key ^ 2)), TWISTER_WORDS, 0, 0.0))
+        else:  # the user's, see numpy.random.set_bit_generator
+            bit_generator.state = type(bit_generator)(_mix(key ^ 2)).state
         state = self._torch_state
         _TORCH_HEADER.pack_into(state.data, 0, key, 1, 1, 0)
         wide = twister_words(_mix(key ^ 3)).astype("<u8")
@@ -113,7 +117,7 @@ class _Seeder:
         self.generators = generators
         self._seed = generators.seed
         # What lies at the addresses must stay, whatever the user puts in its place.
-        self._alive = (np.random.mtrand._rand, np.random.mtrand._rand._bit_generator)
+        self._alive = (np.random.mtrand._rand, _numpy_bit_generator())
 
     def seed(self, base_seed: int, epoch: int, position: int) -> None:
         self._seed(base_seed, epoch, position)
@@ -125,7 +129,8 @@ _PYTHON_RANDOM: Any = random._inst
 
 def save_generators() -> tuple[Any, Any, Any]:
     """The states of the three global generators."""
-    return random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    numpy_state = np.random.get_state(legacy=False)
+    return random.getstate(), numpy_state, torch.default_generator.get_state()
 
 
 def restore_generators(saved: tuple[Any, Any, Any]) -> None:
@@ -146,12 +151,23 @@ def _agrees(one: Seeder, other: Seeder) -> bool:
         states.append(save_generators())
         states[-1] += (random.gauss(0.0, 1.0), np.random.normal(), torch.randn(3).tolist())
     a, b = states
-    numpy_same = all(np.array_equal(x, y) for x, y in zip(a[1], b[1], strict=True))
-    return a[0] == b[0] and numpy_same and torch.equal(a[2], b[2]) and a[3:] == b[3:]
+    return a[0] == b[0] and _same_numpy(a[1], b[1]) and torch.equal(a[2], b[2]) and a[3:] == b[3:]
+
+
+def _same_numpy(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    keys = [state["state"].pop("key", ()) for state in (one, other)]
+    return np.array_equal(*keys) and one == other
+
+
+def _numpy_bit_generator() -> Any:
+    return np.random.mtrand._rand._bit_generator
 
 
 def _find_generators() -> dict[str, int] | None:
     """Addresses of the generators' states, each proved by a value put there."""
+    bit_generator = _numpy_bit_generator()
+    if type(bit_generator).__name__ != "MT19937":
+        return None
     marks = np.random.RandomState(20251).randint(1, 2**31, TWISTER_WORDS).astype("<u4")
 
     random.setstate((3, (*marks.tolist(), 600), None))
@@ -159,9 +175,6 @@ def _find_generators() -> dict[str, int] | None:
 
     np.random.set_state(("MT19937", marks, 600, 1, 0.625123))
     legacy: Any = np.random.mtrand._rand
-    bit_generator = legacy._bit_generator
-    if type(bit_generator).__name__ != "MT19937":
-        return None
     numpy_state = int(bit_generator.ctypes.state_address)
     numpy_words = _locate(numpy_state, 4 * TWISTER_WORDS + 4, marks.tobytes())
     gauss = _locate(id(legacy), type(legacy).__basicsize__, struct.pack("<d", 0.625123))
@@ -214,6 +227,11 @@ def _find_generators() -> dict[str, int] | None:
 
 
 def _locate(address: int, nbytes: int, needle: bytes) -> int:
-    """The address of ``needle`` within [address, address + nbytes), or 0."""
-    offset = ctypes.string_at(address, nbytes).find(needle)
-    return address + offset if offset >= 0 else 0
+    """The address of ``needle`` within [address, address + nbytes), or 0.
+
+    Looks upwards and reads nothing beyond where it finds it.
+    """
+    for at in range(address, address + nbytes - len(needle) + 1, 4):
+        if ctypes.string_at(at, 4) == needle[:4] and ctypes.string_at(at, len(needle)) == needle:
+            return at
+    return 0

@@ -8,6 +8,7 @@ import numpy as np
 from torch.utils.data import _utils
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
+from hatchway.loader.access import by_index
 from hatchway.loader.cost import SampleTimes
 from hatchway.loader.seeding import (
     collate_position,
@@ -25,6 +26,7 @@ class SerialIterator(_BaseDataLoaderIter):
         super().__init__(loader)
         if loader.timeout != 0:
             raise ValueError(f"timeout must be 0 with num_workers=0, not {loader.timeout}")
+        self._dataset = by_index(loader.dataset)
         self._seeder = make_seeder() if loader.seeding == "position" else None
         self._meter = Meter()
         self._times = SampleTimes(0.75, is_quantile=True)

@@ -31,10 +31,10 @@ class SharedMapping:
     """``nbytes`` of zeroed, sparse shared memory; picklable while a worker starts."""
 
     def __init__(self, nbytes: int, *, directory: str | None = None) -> None:
-        if directory is None and hasattr(os, "memfd_create"):
-            fd, self.has_fixed_size = os.memfd_create("hatchway"), False
-        else:
-            fd, self.has_fixed_size = _unnamed_file(directory), True
+        fd = -1 if directory else _memfd("hatchway")
+        self.has_fixed_size = fd < 0
+        if fd < 0:
+            fd = _unnamed_file(directory)
         self._attach(fd, nbytes)
 
     def _attach(self, fd: int, nbytes: int) -> None:
@@ -44,7 +44,7 @@ class SharedMapping:
             if os.fstat(fd).st_size < nbytes:
                 os.ftruncate(fd, nbytes)
             self.memory = mmap.mmap(fd, nbytes)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, OverflowError) as error:
             os.close(fd)
             raise SharedMemoryError(
                 f"cannot map {format_bytes(nbytes)} of shared memory ({error}); "
@@ -110,6 +110,18 @@ def _reattach(duplicate: Any, nbytes: int, has_fixed_size: bool) -> SharedMappin
     return mapping
 
 
+def _memfd(name: str) -> int:
+    """A file without a name in memory, or -1 where the system has or allows none."""
+    try:
+        return os.memfd_create(name)
+    except AttributeError:
+        return -1
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        return -1
+
+
 def _unnamed_file(directory: str | None) -> int:
     if directory is None:
         directory = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
@@ -126,7 +138,7 @@ class ProcessLock:
     """
 
     def __init__(self) -> None:
-        self._fd = os.memfd_create("hatchway-lock") if hasattr(os, "memfd_create") else -1
+        self._fd = _memfd("hatchway-lock")
         if self._fd < 0:
             self._fd = _unnamed_file(None)
 

@@ -18,7 +18,8 @@ from torch.utils.data._utils import worker as torch_worker
 from hatchway.loader import payload
 from hatchway.loader.admission import VISIT_S, Admission
 from hatchway.loader.board import Head, Kind, Outgoing, Running, Waiting
-from hatchway.loader.failure import failure_of
+from hatchway.loader.collating import keep_off_shared_memory
+from hatchway.loader.failure import CAUGHT, failure_of
 from hatchway.loader.samples import SampleRunner
 from hatchway.loader.schedule import Claim
 from hatchway.loader.shared import wait_readable
@@ -45,6 +46,7 @@ def main(task: WorkerTask) -> None:
     torch_worker._worker_info = torch_worker.WorkerInfo(
         id=task.worker_id, num_workers=task.num_workers, seed=seed, dataset=task.dataset
     )
+    keep_off_shared_memory()
     Worker(task).run()
 
 
@@ -60,7 +62,7 @@ class Worker:
         self._bell = task.commons.worker_bells[task.worker_id]
         self._store = Store(task.commons, task.worker_id, rows=task.rows, wait=self._sleep)
         self._samples = SampleRunner(task, self._store, self._hand_in)
-        self._admission = Admission(task.commons, task.worker_id, self._samples.spans)
+        self._admission = Admission(task.commons, task.worker_id)
         parent = parent_process()
         self._parent_alive = _watch(parent.pid if parent else None, parent)
 
@@ -68,6 +70,7 @@ class Worker:
         """Work until told to stop, or until the training process is gone."""
         with contextlib.suppress(TrainingProcessGone):
             self._samples.start()
+            self._admission.spans = self._samples.spans
             while True:
                 work = self._next_work()
                 if isinstance(work, Claim):
@@ -182,7 +185,7 @@ class Worker:
                 del samples
                 block, nbytes = self._write_blob(content)
                 del content
-        except (Exception, SystemExit) as error:
+        except CAUGHT as error:
             first = board.head[Head.EPOCH_START]
             failure = failure_of(
                 error,

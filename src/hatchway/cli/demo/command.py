@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     """
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
-        return _refuse(f"needs {', '.join(missing)}: pip install 'hatchway[demo]'")
+        return _refuse(f"needs {', '.join(missing)}: pip install '.[demo]' in the clone")
     for path in (args.output, args.json):
         if path is not None and not path.resolve().parent.is_dir():
             return _refuse(f"cannot write {path}: there is no folder {path.resolve().parent}")

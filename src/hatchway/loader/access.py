@@ -1,0 +1,36 @@
+"""How a sample is read: ``dataset[index]``, or what comes closest to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+_NONE: Any = Dataset.__getitem__
+
+
+def by_index(dataset: Any) -> Any:
+    """The dataset, or a stand-in that can be indexed where it has ``__getitems__`` only."""
+    has_own = getattr(type(dataset), "__getitem__", _NONE) is not _NONE
+    if has_own or not callable(getattr(dataset, "__getitems__", None)):
+        return dataset
+    return _OneByOne(dataset)
+
+
+class _OneByOne:
+    """Asks for batches of one."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, index: Any) -> Any:
+        samples = self._dataset.__getitems__([index])
+        if not isinstance(samples, list | tuple | torch.Tensor | np.ndarray) or len(samples) != 1:
+            raise TypeError(
+                f"{type(self._dataset).__name__}.__getitems__([{index!r}]) must return a list of "
+                f"one sample, not {type(samples).__name__}: Hatchway loads samples one at a time; "
+                "define __getitem__"
+            )
+        return samples[0]
