@@ -229,6 +229,8 @@ class Delivery:
         board, head, rules = self._board, self._board.head, self._rules
         while head[Head.OUT_HEAD] - head[Head.OUT_TAIL] < rules.depth:
             begin, end = head[Head.TAIL], head[Head.PUBLISHED]
+            if self._has_too_few(begin, end):
+                return False
             # A copy: workers publish without the lock, between two looks at it.
             status = board.run(board.status, begin, end).copy()
             over = np.flatnonzero((status == Status.DONE) | (status == Status.FAILED))
@@ -258,6 +260,14 @@ class Delivery:
                 return True
             self._emit(chosen, is_failure=bool(len(failed)))
         return False
+
+    def _has_too_few(self, begin: int, end: int) -> bool:
+        """Whether less than a batch is finished, and more is to come: the usual case."""
+        board = self._board
+        finished = board.count(board.status, begin, end, Status.DONE, Status.FAILED)
+        return finished < self._rules.batch_size and bool(
+            board.count(board.status, begin, end, Status.PLANNED, Status.CLAIMED)
+        )
 
     def _without_whole(
         self, over: NDArray[np.int64], begin: int

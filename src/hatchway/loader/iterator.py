@@ -79,6 +79,7 @@ class ParallelIterator(_BaseDataLoaderIter):
         self._is_handing_over = False
         self._broken_by = ""
         self._pid = os.getpid()
+        self._helped = 0.0
         self._free = self._order == "ready" and not has_own_batches(loader) and loader.batch_size
         if self._order == "ready":
             extra = options.max_background_workers
@@ -276,7 +277,8 @@ class ParallelIterator(_BaseDataLoaderIter):
                 self._pool.wake(plan.work_left())
                 commons.wake_for_memory()
             if delivered is not None:
-                self._help()  # what is slow now may hold all workers during the loop's step
+                if asked - self._helped > _LOOK_S:
+                    self._help()  # what is slow now may hold all workers in the loop's step
                 return delivered
             if not plan.draw(None):
                 self._sleep(asked, holds_back=holds_back)
@@ -286,6 +288,7 @@ class ParallelIterator(_BaseDataLoaderIter):
 
     def _help(self) -> None:
         if self._order == "ready":
+            self._helped = time.monotonic()
             self._rescue.help(self._num_seats, self._max_workers)
 
     def _sleep(self, asked: float, *, holds_back: bool) -> None:
