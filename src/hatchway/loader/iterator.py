@@ -215,13 +215,12 @@ class ParallelIterator(_BaseDataLoaderIter):
                 batch = self._inbox.open(delivered)
                 num_samples = 0 if isinstance(batch, Failure) else len(delivered.positions)
                 meter.num_copied_batches = self._inbox.num_copied
+            meter.answered(asked, num_samples)
             self._is_handing_over = False
         except BaseException as error:
-            num_samples = 0
+            meter.answered(asked, 0)
             self._close_if_broken(error)
             raise
-        finally:
-            meter.answered(asked, num_samples)
         if delivered is None:
             self._box.keep(self, self.statistics())
             if not self._persistent_workers:
