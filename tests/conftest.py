@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -13,10 +13,12 @@ from tests.leaks import belongings, leaked_since
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Failures are reproduced from the printed blob, never from fixed examples, and
-# a noisy machine must not fail a property: no deadline.
-settings.register_profile("dev", max_examples=50, derandomize=False, print_blob=True, deadline=None)
-settings.register_profile("ci", max_examples=200, derandomize=True, print_blob=True, deadline=None)
+# Failures are reproduced from the printed blob, never from fixed examples: no database,
+# which a checkout of somebody else's could not write. A noisy machine must not fail a
+# property: no deadline.
+COMMON: dict[str, Any] = {"print_blob": True, "deadline": None, "database": None}
+settings.register_profile("dev", max_examples=50, derandomize=False, **COMMON)
+settings.register_profile("ci", max_examples=200, derandomize=True, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
