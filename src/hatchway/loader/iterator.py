@@ -310,12 +310,13 @@ class ParallelIterator(_BaseDataLoaderIter):
         readable = wait_readable([bell.fileno(), *self._pool.sentinels()], look_s)
         self._is_handing_over = True
         waited_long = time.monotonic() - begun >= _LONGEST_LOOK_S
-        if bell.fileno() in readable:
+        has_rung = bell.fileno() in readable
+        if has_rung:
             bell.silence()
             readable.remove(bell.fileno())
         if readable or waited_long or not self._pool.size:
             self._rescue.replace_dead()
-        if not readable:
+        if not (readable or has_rung):
             self._help()
 
     @property
