@@ -143,6 +143,7 @@ class Epochs:
         plan, delivery, head = self._plan, self.commons.delivery, self.board.head
         has_drawn = bool(plan.draw(None if self.asking else 1))
         self.asking = True
+        self._inbox.release_dropped()
         self.commons.bell.silence()
         with self._visit:
             plan.publish()
@@ -274,6 +275,7 @@ class Epochs:
     def check_memory(self) -> None:
         """What holds when all batches are dropped: nothing is in use."""
         self.kept.clear()
+        self._inbox.release_dropped()
         count = self.board.head[Head.NUM_BLOCKS]
         used = np.flatnonzero(self.board.block_state.array[:count] == Block.USED).tolist()
         assert not used, f"blocks never freed: {used}"

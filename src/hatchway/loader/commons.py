@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from hatchway.loader.board import Board, BoardShape, Head, Running
 from hatchway.loader.delivery import Delivery, DeliveryRules
 from hatchway.loader.heap import ADDRESSES_PER_BYTE, Heap
-from hatchway.loader.lease import lease
+from hatchway.loader.lease import BlockLease, lease, lease_block
 from hatchway.loader.schedule import Schedule
 from hatchway.loader.shared import Bell, ProcessLock, SharedMapping
 
@@ -59,7 +60,6 @@ class Commons:
         worker_bells: list[Bell],
     ) -> None:
         self._parts = (config, board_mapping, mapping, lock, bell, worker_bells)
-        self._is_closed = False
         self.config = config
         self.bell = bell
         self.worker_bells = worker_bells
@@ -95,12 +95,13 @@ class Commons:
         offset, nbytes = self.board.block_offset.cells[block], self.board.block_bytes.cells[block]
         self._mapping.populate(offset, nbytes)
 
-    def lease(self, block: int, nbytes: int, on_release: Any) -> memoryview:
-        """Like :meth:`view`; ``on_release`` runs when nothing looks at it any more."""
-        return lease(self._mapping.memory, self.board.block_offset.cells[block], nbytes, on_release)
+    def lease(self, block: int, nbytes: int, released: deque[Any]) -> tuple[memoryview, BlockLease]:
+        """Like :meth:`view`; its lease goes to ``released`` when nothing looks at it any more."""
+        offset = self.board.block_offset.cells[block]
+        return lease_block(self._mapping.memory, offset, nbytes, block, released)
 
     def lease_all(self, on_release: Any) -> memoryview:
-        """A view of the whole buffer; ``on_release`` as in :meth:`lease`."""
+        """A view of the whole buffer; ``on_release`` runs when nothing looks at it any more."""
         return lease(self._mapping.memory, 0, self._mapping.nbytes, on_release)
 
     def wake_for_memory(self) -> None:
@@ -119,18 +120,9 @@ class Commons:
                 self.worker_bells[worker].ring()
                 return
 
-    def release(self, block: int) -> None:
-        """Free a block that the training process held."""
-        self.heap.release(block)
-        if self._is_closed:
-            self.heap.give_back_free()
-        else:
-            self.wake_for_memory()
-
     def close(self) -> None:
         """Close every descriptor; memory stays while views of it live."""
         # Workers of other loaders, forked meanwhile, may keep the mapping: empty it.
-        self._is_closed = True
         self.heap.give_back_free()
         _, board_mapping, mapping, lock, bell, worker_bells = self._parts
         for part in (board_mapping, mapping):

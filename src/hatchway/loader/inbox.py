@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from hatchway.loader.board import Head, Kind
 from hatchway.loader.commons import Commons
 from hatchway.loader.delivery import Delivered
 from hatchway.loader.failure import Failure
+from hatchway.loader.lease import BlockLease
 from hatchway.loader.rows import RowLayout
 from hatchway.loader.store import read_layout
 
@@ -19,14 +22,16 @@ class Inbox:
     """Opens delivered batches.
 
     A batch is a view; its memory is used again when the last tensor on it is
-    gone. Once the batches that the loop keeps take a quarter of the buffer, further
-    ones are copied into private memory, so that keeping them cannot stop the
-    workers.
+    gone and :meth:`release_dropped` is called. Once the batches that the loop
+    keeps take a quarter of the buffer, further ones are copied into private
+    memory, so that keeping them cannot stop the workers.
     """
 
     def __init__(self, commons: Commons) -> None:
         self._commons = commons
-        self._held: dict[int, int] = {}
+        self._held: dict[int, tuple[int, BlockLease]] = {}
+        self._released: deque[BlockLease] = deque()
+        self._pid = os.getpid()
         self._layout: RowLayout | None = None
         self.num_copied = 0
 
@@ -51,6 +56,7 @@ class Inbox:
         return payload.load(memory)
 
     def _memory(self, block: int, nbytes: int) -> memoryview:
+        self.release_dropped()
         commons, held = self._commons, self._held
         head = commons.board.head
         budget, size = commons.heap.budget_bytes, commons.board.block_bytes.cells[block]
@@ -59,12 +65,19 @@ class Inbox:
             commons.heap.release(block)
             self.num_copied += 1
             return memoryview(private)
-        held[block] = size
-        head[Head.HELD] = sum(held.values())
+        memory, kept = commons.lease(block, nbytes, self._released)
+        held[block] = (size, kept)
+        head[Head.HELD] += size
+        return memory
 
-        def release() -> None:
-            held.pop(block, None)
-            head[Head.HELD] = sum(list(held.values()))
-            commons.release(block)
-
-        return commons.lease(block, nbytes, release)
+    def release_dropped(self) -> None:
+        """Free the blocks of the batches that were dropped since the last time."""
+        if not self._released or os.getpid() != self._pid:
+            return  # in a forked process the batches are copies
+        commons = self._commons
+        while self._released:
+            block = self._released.popleft().block
+            size, _ = self._held.pop(block)
+            commons.board.head[Head.HELD] -= size
+            commons.heap.release(block)
+        commons.wake_for_memory()

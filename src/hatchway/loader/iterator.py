@@ -123,6 +123,7 @@ class ParallelIterator(_BaseDataLoaderIter):
     def statistics(self) -> LoaderStatistics:
         """What this pass did so far."""
         board = self._board
+        self._inbox.release_dropped()
         return self._meter.snapshot(
             sample_time_quantiles_s=self._times.quantiles(0.5, 0.75, 0.99, 1.0),
             slow_after_s=self._times.cut_s(),
@@ -260,6 +261,7 @@ class ParallelIterator(_BaseDataLoaderIter):
         self._is_handing_over = True
         plan.draw(1)
         while True:
+            self._inbox.release_dropped()
             with self._visit:
                 plan.publish()
                 holds_back = self._free and delivery.compose(now_s=time.monotonic())

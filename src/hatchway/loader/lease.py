@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,28 @@ def lease(mapping: Any, offset: int, nbytes: int, on_release: Callable[[], None]
     base = np.frombuffer(mapping, np.uint8, nbytes, offset)
     weakref.finalize(base, _release, os.getpid(), on_release).atexit = False
     return base.data
+
+
+class BlockLease(weakref.ref[Any]):
+    """Notes in a deque, once, that nothing looks at a block any more.
+
+    Whoever wants to know keeps this object and looks into the deque. No Python
+    code runs when the last view goes: an interrupt that met it there would be
+    swallowed, as in every weak reference's callback.
+    """
+
+    __slots__ = ("block",)
+    block: int
+
+
+def lease_block(
+    mapping: Any, offset: int, nbytes: int, block: int, released: deque[Any]
+) -> tuple[memoryview, BlockLease]:
+    """A view of ``mapping``; its lease is put into ``released`` when nothing looks at it."""
+    base = np.frombuffer(mapping, np.uint8, nbytes, offset)
+    kept = BlockLease(base, released.append)
+    kept.block = block
+    return base.data, kept
 
 
 def _release(pid: int, on_release: Callable[[], None]) -> None:
