@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from hatchway import DataLoader
 from hatchway.loader import BufferFullError
+from tests.property import nests
 from tests.real.gates import PATIENCE_S
 from tests.real.shapes import Samples, as_list, frozen, own_class
 
@@ -149,25 +150,7 @@ def test_a_change_in_place_stays_in_its_batch() -> None:
     assert dataset[7][0] == 7
 
 
-DTYPES = [
-    torch.bool,
-    torch.uint8,
-    torch.int8,
-    torch.int16,
-    torch.int32,
-    torch.int64,
-    torch.uint16,
-    torch.uint32,
-    torch.uint64,
-    torch.float16,
-    torch.bfloat16,
-    torch.float32,
-    torch.float64,
-    torch.complex64,
-    torch.complex128,
-    torch.float8_e4m3fn,
-    torch.float8_e5m2,
-]
+DTYPES = [*nests.DTYPES, torch.uint16, torch.uint32, torch.uint64]
 
 
 def of_all_dtypes(number: int) -> list[torch.Tensor]:

@@ -18,7 +18,7 @@ _NUM_WARY = 1024
 # Until enough samples are known, one that takes this long is called slow.
 FIRST_CUT_S = 0.25
 _ENOUGH = 16
-_SLOW_QUANTILE = 0.75
+SLOW_QUANTILE = 0.75
 
 
 class ChunkSize:
@@ -100,7 +100,7 @@ class SampleTimes:
         if self._num_seen >= self._next_look:
             # A quantile of a thousand takes tens of microseconds: now and then is enough.
             self._next_look = self._num_seen + min(self._num_seen, window // 2)
-            quantile = self._cut if self._is_quantile else _SLOW_QUANTILE
+            quantile = self._cut if self._is_quantile else SLOW_QUANTILE
             at_cut, median = self.quantiles(quantile, 0.5)
             # In an even workload a quarter of the samples lies above the 75th
             # percentile by microseconds: twice the median is slow for sure.

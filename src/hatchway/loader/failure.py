@@ -86,6 +86,11 @@ class Failure:
         return loaded if isinstance(loaded, BaseException) else None
 
 
+def collating(positions: list[int], epoch_start: int) -> str:
+    """What a worker is doing in ``collate_fn``, in words."""
+    return f"collate_fn of positions {[position - epoch_start for position in positions]}"
+
+
 def failure_of(
     error: BaseException,
     *,

@@ -56,7 +56,6 @@ class Inbox:
         return payload.load(memory)
 
     def _memory(self, block: int, nbytes: int) -> memoryview:
-        self.release_dropped()
         commons, held = self._commons, self._held
         head = commons.board.head
         budget, size = commons.heap.budget_bytes, commons.board.block_bytes.cells[block]

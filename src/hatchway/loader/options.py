@@ -13,12 +13,12 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from hatchway.loader.cost import SLOW_QUANTILE
 from hatchway.loader.heap import ADDRESSES_PER_BYTE
 from hatchway.loader.machine import available_address_bytes, available_memory_bytes
 
 _LEAST_BUFFER_BYTES = 1 << 20
 _DEFAULT_LEAST_BUFFER_BYTES = 64 << 20
-_SLOW_QUANTILE = 0.75
 _DEFAULT_PREFETCH_FACTOR = 2
 _LEAST_LOOKAHEAD = 64
 
@@ -56,7 +56,7 @@ class LoaderOptions:
     def slow_cut(self) -> tuple[float, bool]:
         """The cut between fast and slow, and whether it is a quantile."""
         if self.slow_after_s is None:
-            return _SLOW_QUANTILE, True
+            return SLOW_QUANTILE, True
         return self.slow_after_s, False
 
 

@@ -8,7 +8,7 @@ from hatchway.loader import payload
 from hatchway.loader.board import Head, Kind, Running
 from hatchway.loader.commons import Commons
 from hatchway.loader.errors import WorkerDiedError
-from hatchway.loader.failure import death_of, describe_exit
+from hatchway.loader.failure import collating, death_of, describe_exit
 from hatchway.loader.machine import cpu_quota
 from hatchway.loader.pool import Pool
 from hatchway.loader.schedule import Reclaimed
@@ -89,7 +89,7 @@ class Rescue:
                 members = commons.schedule.home_of(position)
             elif outgoing is not None:
                 members = commons.delivery.members(outgoing).tolist()
-            doing = f"collate_fn of positions {[member - start for member in members]}"
+            doing = collating(members, start)
         failure = death_of(exit_code, doing=doing, position=rank, index=key, worker_id=worker_id)
         content = payload.dump(failure)
         block = commons.heap.allocate(content.nbytes, commons.training_process, over_budget=True)

@@ -14,7 +14,7 @@ from hatchway.loader.admission import VISIT_S
 from hatchway.loader.board import Head, Kind, Running, Status
 from hatchway.loader.cost import BatchCost, ChunkSize, patience_with_batch_s
 from hatchway.loader.errors import BufferFullError, SharedMemoryError
-from hatchway.loader.failure import CAUGHT, Failure, failure_of
+from hatchway.loader.failure import CAUGHT, Failure, collating, failure_of
 from hatchway.loader.schedule import Claim
 from hatchway.loader.seeding import NoSeeder, Seeder, collate_position, make_seeder
 from hatchway.loader.store import Store
@@ -200,6 +200,16 @@ class SampleRunner:
         self._seeder.seed(head[Head.BASE_SEED], head[Head.EPOCH], position)
         return self._task.collate_fn(samples)
 
+    def collate_failure(self, error: BaseException, positions: list[int]) -> Failure:
+        """Describe what ``collate_fn`` of a batch raised."""
+        return failure_of(
+            error,
+            doing=collating(positions, self._board.head[Head.EPOCH_START]),
+            position=None,
+            index=None,
+            worker_id=self._worker_id,
+        )
+
     def _put_all(self, held: list[tuple[int, Any]], keys: list[Any] | None) -> None:
         """Store samples that were to be collated at once one by one."""
         for position, sample in held:
@@ -216,15 +226,7 @@ class SampleRunner:
             self._store.put_blob(first, content, num_samples=len(held))
         except CAUGHT as error:
             # Not collated again, with others say: it may have changed its samples.
-            start = board.head[Head.EPOCH_START]
-            failure = failure_of(
-                error,
-                doing=f"collate_fn of positions {[position - start for position, _ in held]}",
-                position=None,
-                index=None,
-                worker_id=self._worker_id,
-            )
-            self._put_report(first, failure)
+            self._put_report(first, self.collate_failure(error, [place for place, _ in held]))
         board.assign(board.kind, first, end, Kind.COLLATED)
         self._collated = (first, end)
         self.last = first

@@ -168,8 +168,7 @@ class Schedule:
     def _uncollate(self, home: int) -> None:
         """Plan again the samples of a batch whose maker died while handing it over."""
         board = self._board
-        first = board.home_first.cells[home & board.home_mask]
-        for position in range(first, first + board.home_count.cells[home & board.home_mask]):
+        for position in self._members_of(home):
             slot = position & board.mask
             if board.kind.cells[slot] == Kind.COLLATED and board.status.cells[slot] == Status.DONE:
                 if board.block.cells[slot] >= 0:
@@ -201,9 +200,12 @@ class Schedule:
     def home_of(self, position: int) -> list[int]:
         """The positions of the home batch that holds ``position``."""
         board = self._board
-        home = board.home.cells[position & board.mask] & board.home_mask
-        first = board.home_first.cells[home]
-        return list(range(first, first + board.home_count.cells[home]))
+        return list(self._members_of(board.home.cells[position & board.mask]))
+
+    def _members_of(self, home: int) -> range:
+        board, slot = self._board, home & self._board.home_mask
+        first = board.home_first.cells[slot]
+        return range(first, first + board.home_count.cells[slot])
 
     def key_of(self, position: int, view: Callable[[int, int], memoryview]) -> Any:
         """The dataset's index at a position, of whatever type."""

@@ -9,7 +9,7 @@ from torch.utils.data import _utils
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from hatchway.loader.access import by_index
-from hatchway.loader.cost import SampleTimes
+from hatchway.loader.cost import SLOW_QUANTILE, SampleTimes
 from hatchway.loader.seeding import (
     collate_position,
     make_seeder,
@@ -29,7 +29,7 @@ class SerialIterator(_BaseDataLoaderIter):
         self._dataset = by_index(loader.dataset)
         self._seeder = make_seeder() if loader.seeding == "position" else None
         self._meter = Meter()
-        self._times = SampleTimes(0.75, is_quantile=True)
+        self._times = SampleTimes(SLOW_QUANTILE, is_quantile=True)
         self._position = 0
         loader._statistics.follow(self)
         self._box = loader._statistics

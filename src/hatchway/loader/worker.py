@@ -19,7 +19,7 @@ from hatchway.loader import payload
 from hatchway.loader.admission import VISIT_S, Admission
 from hatchway.loader.board import Head, Kind, Outgoing, Running, Waiting
 from hatchway.loader.collating import keep_off_shared_memory
-from hatchway.loader.failure import CAUGHT, failure_of
+from hatchway.loader.failure import CAUGHT
 from hatchway.loader.samples import SampleRunner
 from hatchway.loader.schedule import Claim
 from hatchway.loader.shared import wait_readable
@@ -186,14 +186,7 @@ class Worker:
                 block, nbytes = self._write_blob(content)
                 del content
         except CAUGHT as error:
-            first = board.head[Head.EPOCH_START]
-            failure = failure_of(
-                error,
-                doing=f"collate_fn of positions {[p - first for p in positions]}",
-                position=None,
-                index=None,
-                worker_id=self._id,
-            )
+            failure = self._samples.collate_failure(error, positions)
             kind = Kind.ERROR
             block, nbytes = self._write_blob(payload.dump(failure), over_budget=True)
         with self._visit:
