@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "buffers.hpp"
 #include "chunk.hpp"
 #include "copy.hpp"
 #include "dlpack.hpp"
@@ -25,40 +26,13 @@ namespace nb = nanobind;
 
 namespace {
 
+using hatchway::ColumnBuffers;
+using hatchway::HeldColumns;
+using hatchway::ReadableBuffer;
+using hatchway::WritableBuffer;
+
 using Description = nb::typed<nb::tuple, nb::any, nb::ellipsis>;
-using ColumnBuffers = nb::typed<nb::dict, nb::str, nb::object>;
 using ChunkResult = nb::typed<nb::tuple, int, int, nb::any>;
-
-// Keeps a writable buffer exported for as long as the object lives.
-class WritableBuffer {
-  public:
-    explicit WritableBuffer(nb::handle source) {
-        if (PyObject_GetBuffer(source.ptr(), &view_, PyBUF_WRITABLE) != 0) throw nb::python_error();
-    }
-    WritableBuffer(const WritableBuffer &) = delete;
-    WritableBuffer &operator=(const WritableBuffer &) = delete;
-    ~WritableBuffer() { PyBuffer_Release(&view_); }
-    std::size_t nbytes() const { return static_cast<std::size_t>(view_.len); }
-    void *data() const { return view_.buf; }
-
-  private:
-    Py_buffer view_{};
-};
-
-class ReadableBuffer {
-  public:
-    explicit ReadableBuffer(nb::handle source) {
-        if (PyObject_GetBuffer(source.ptr(), &view_, PyBUF_SIMPLE) != 0) throw nb::python_error();
-    }
-    ReadableBuffer(const ReadableBuffer &) = delete;
-    ReadableBuffer &operator=(const ReadableBuffer &) = delete;
-    ~ReadableBuffer() { PyBuffer_Release(&view_); }
-    std::size_t nbytes() const { return static_cast<std::size_t>(view_.len); }
-    const void *data() const { return view_.buf; }
-
-  private:
-    Py_buffer view_{};
-};
 
 void copy(nb::object target, nb::object source) {
     const WritableBuffer to(target);
@@ -192,18 +166,17 @@ class ChunkRunner {
   public:
     ChunkRunner(ColumnBuffers columns, std::size_t worker, std::uint8_t done_status,
                 std::uint8_t row_kind, nb::object generators, nb::object python_random)
-        : generators_(generators), python_random_(python_random) {
-        const std::size_t positions = hold<std::uint8_t>(columns, "status", at_.status);
-        hold<std::uint64_t>(columns, "span", at_.span);
-        hold<double>(columns, "started", at_.started);
-        const std::size_t workers = hold<std::int64_t>(columns, "current", at_.current);
-        const bool same = hold<std::int64_t>(columns, "key", at_.key) == positions &&
-                          hold<std::int32_t>(columns, "row", at_.row) == positions &&
-                          hold<std::uint8_t>(columns, "kind", at_.kind) == positions &&
-                          hold<float>(columns, "seconds", at_.seconds) == positions;
-        if (!same || positions == 0 || (positions & (positions - 1)) != 0 || worker >= workers)
-            throw nb::value_error("columns do not fit together");
-        at_.mask = positions - 1;
+        : held_(columns), generators_(generators), python_random_(python_random) {
+        const std::size_t positions = held_.open("status", at_.status);
+        const std::size_t workers = held_.open("span", at_.span);
+        held_.open("started", at_.started, workers);
+        held_.open("current", at_.current, workers);
+        held_.open("key", at_.key, positions);
+        held_.open("row", at_.row, positions);
+        held_.open("kind", at_.kind, positions);
+        held_.open("seconds", at_.seconds, positions);
+        if (worker >= workers) throw nb::index_error("no such worker");
+        at_.mask = hatchway::ring_mask(positions);
         at_.worker = worker;
         at_.done_status = done_status;
         at_.row_kind = row_kind;
@@ -234,16 +207,7 @@ class ChunkRunner {
     double ended = 0.0;
 
   private:
-    template <class T>
-    std::size_t hold(const ColumnBuffers &columns, const char *name, T *&target) {
-        buffers_.push_back(std::make_unique<WritableBuffer>(columns[name]));
-        if (reinterpret_cast<std::uintptr_t>(buffers_.back()->data()) % alignof(T) != 0)
-            throw nb::value_error("column is not aligned");
-        target = static_cast<T *>(buffers_.back()->data());
-        return buffers_.back()->nbytes() / sizeof(T);
-    }
-
-    std::vector<std::unique_ptr<WritableBuffer>> buffers_;
+    HeldColumns held_;
     hatchway::Columns at_{};
     nb::object generators_, python_random_;
     const hatchway::GeneratorAddresses *seeds_ = nullptr;
@@ -253,7 +217,8 @@ class ChunkRunner {
 
 NB_MODULE(_native, m) {
     m.doc() = "Kernels of hatchway.loader; each has a Python twin beside its caller.";
-    m.def("abi_version", [] { return 4; }, "Version of this module's interface.");
+    hatchway::bind_board(m);
+    m.def("abi_version", [] { return 5; }, "Version of this module's interface.");
 
     m.def("copy", &copy, nb::arg("target"), nb::arg("source"),
           "Copy source to the beginning of target, past the caches.");

@@ -51,6 +51,7 @@ class Setting:
     odd_keys: bool = False
     pure: bool = False
     failing: frozenset[int] = frozenset()
+    patience_s: float = 0.0
 
     @property
     def is_free(self) -> bool:
@@ -113,6 +114,7 @@ class Epochs:
         self.rescue = Rescue(self.commons, self.crew.pool, self.meter)  # type: ignore[arg-type]
         self.board.head[Head.NUM_SEATS] = setting.num_workers
         self.board.cut_s[0] = 0.25
+        self.board.cut_s[1] = setting.patience_s
         self.epoch = -1
         self.kept: list[tuple[list[int], Any]] = []
         self.begin()

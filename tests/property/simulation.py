@@ -21,12 +21,13 @@ from unittest import mock
 import hatchway.loader
 from hatchway.loader import admission, lease, native, rescue, worker
 from hatchway.loader.board import Board, BoardShape
-from hatchway.loader.commons import Commons, CommonsConfig, Visit
+from hatchway.loader.commons import Commons, CommonsConfig, Visit, board_kernel
 from hatchway.loader.delivery import Delivery, DeliveryRules
 from hatchway.loader.pool import Pool
 from hatchway.loader.schedule import Schedule
 from hatchway.loader.task import WorkerTask
 from hatchway.loader.worker import Worker
+from tests.property.twins import Twins
 from tests.property.watched import Memory, WatchedHeap
 
 SOURCES = os.path.dirname(hatchway.loader.__file__) + os.sep
@@ -276,7 +277,13 @@ class Crew:
         self.commons.schedule = Schedule(
             self.commons.board, self.heap, None if rules.fixed else rules.batch_size
         )
-        self.commons.delivery = Delivery(self.commons.board, self.heap, rules)
+        self.commons.kernel = None
+        if not pure and native.MODULE is not None:
+            board = self.commons.board
+            kernel = board_kernel(board, rules)
+            memory_of_board = self.commons._parts[1].memory
+            self.commons.kernel = Twins(kernel, memory_of_board, board, self.heap, rules)
+        self.commons.delivery = Delivery(self.commons.board, self.heap, rules, self.commons.kernel)
         self._load, self._collate = load, collate
         self._task = WorkerTask(
             commons=self.commons,

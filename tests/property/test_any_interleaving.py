@@ -29,6 +29,7 @@ def all_settings(draw: st.DrawFn) -> Setting:
         custom_collate=draw(st.booleans()),
         odd_keys=draw(st.booleans()),
         pure=draw(st.booleans()),
+        patience_s=draw(st.sampled_from([0.0, 1e-9, 0.2])),
         failing=draw(st.frozensets(st.integers(0, num_samples - 1), max_size=2)),
     )
 

@@ -3,6 +3,35 @@
 from typing import Any
 
 
+class BoardKernel:
+    """Turns on the board, in the common case."""
+
+    def __init__(self, columns: dict[str, object], *, fixed: bool, rows_are_batch: bool, batch_size: int, depth: int) -> None: ...
+
+    def plan(self, keys: list[Any]) -> bool:
+        """
+        Plan a home batch of int keys; False, with nothing planned, for other keys.
+        """
+
+    def claim(self, worker: int, want: int, now_s: float, visit_s: float, most_bytes: int) -> int:
+        """
+        Claim up to ``want`` samples, from ``current`` of the worker on; how many, or 0 where the case is not the common one.
+        """
+
+    def compose(self, position: int, now_s: float) -> int:
+        """
+        Make every batch that can be made: 0, or 1 where one is held back for a running sample, or 2 where the case is not the common one.
+        """
+
+    def consume(self, first: int, end: int) -> int:
+        """
+        Forget a delivered home batch: 0, or 1 where the tail of home batches must be moved on, or 2 where the case is not the common one.
+        """
+
+    @staticmethod
+    def constants() -> dict[str, int]:
+        """The names and values that it shares with board.py."""
+
 def abi_version() -> int:
     """Version of this module's interface."""
 

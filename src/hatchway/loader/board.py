@@ -288,6 +288,12 @@ class Board:
     schema: Any
     members: NDArray[np.int64]
 
+    def columns(self) -> dict[str, Any]:
+        """Every column by its name, as buffers for native code."""
+        named = vars(self).items()
+        columns = {name: one.array for name, one in named if isinstance(one, Column)}
+        return {**columns, "head": self.head, "cut_s": self.cut_s, "members": self.members}
+
     @staticmethod
     def buffer_bytes(shape: BoardShape) -> int:
         """How many bytes a board of this shape takes."""

@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from hatchway.loader import native
 from hatchway.loader.board import Board, BoardShape, Head, Running
 from hatchway.loader.delivery import Delivery, DeliveryRules
 from hatchway.loader.heap import ADDRESSES_PER_BYTE, Heap
@@ -75,8 +76,9 @@ class Commons:
             reserve=mapping.reserve if mapping.has_fixed_size else None,
         )
         rules = config.rules
+        self.kernel = board_kernel(self.board, rules)
         self.schedule = Schedule(self.board, self.heap, None if rules.fixed else rules.batch_size)
-        self.delivery = Delivery(self.board, self.heap, config.rules)
+        self.delivery = Delivery(self.board, self.heap, rules, self.kernel)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, self._parts
@@ -130,6 +132,19 @@ class Commons:
         lock.close()
         for each in (bell, *worker_bells):
             each.close()
+
+
+def board_kernel(board: Board, rules: DeliveryRules) -> Any:
+    """The native twin of the most common turns on a board; None without native code."""
+    if native.MODULE is None:
+        return None
+    return native.MODULE.BoardKernel(
+        board.columns(),
+        fixed=rules.fixed,
+        rows_are_batch=rules.rows_are_batch,
+        batch_size=rules.batch_size,
+        depth=rules.depth,
+    )
 
 
 def _reopen(*parts: Any) -> Commons:

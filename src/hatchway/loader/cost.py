@@ -99,7 +99,7 @@ class SampleTimes:
         self._num_seen += len(seconds)
         if self._num_seen >= self._next_look:
             # A quantile of a thousand takes tens of microseconds: now and then is enough.
-            self._next_look = self._num_seen + min(self._num_seen, window // 2)
+            self._next_look = self._num_seen + min(self._num_seen, window)
             quantile = self._cut if self._is_quantile else SLOW_QUANTILE
             at_cut, median = self.quantiles(quantile, 0.5)
             # In an even workload a quarter of the samples lies above the 75th

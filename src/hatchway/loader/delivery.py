@@ -11,6 +11,7 @@ but for the order, which the paper gives up.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from hatchway.loader.board import Board, Head, Kind, Outgoing, Status
 from hatchway.loader.fastlane import waits_for_fast
 from hatchway.loader.heap import Heap
+from hatchway.loader.native import Turn
 from hatchway.loader.retirement import Retirement
 
 
@@ -54,13 +56,21 @@ class Delivered:
 
 
 class Delivery:
-    """Makes outgoing batches from finished samples and hands them over, once each."""
+    """Makes outgoing batches from finished samples and hands them over, once each.
 
-    def __init__(self, board: Board, heap: Heap, rules: DeliveryRules) -> None:
+    Args:
+        board: The loader's board.
+        heap: Where samples and batches lie.
+        rules: What batches are made of.
+        kernel: The native twin of the most common turns, or None.
+    """
+
+    def __init__(self, board: Board, heap: Heap, rules: DeliveryRules, kernel: Any = None) -> None:
         self._board = board
         self._heap = heap
         self._rules = rules
-        self._retirement = Retirement(board, heap)
+        self._kernel = kernel
+        self._retirement = Retirement(board, heap, kernel)
 
     def compose(self, position: int = -1, now_s: float | None = None) -> bool:
         """Make every batch that can be made.
@@ -73,6 +83,10 @@ class Delivery:
         Returns:
             Whether a batch is held back for a running sample that is not slow yet.
         """
+        if self._kernel is not None and now_s is not None:
+            turn = self._kernel.compose(position, now_s)
+            if turn != Turn.UNCOMMON:
+                return bool(turn == Turn.HELD_BACK)
         if not self._rules.fixed:
             return self._compose_free(now_s)
         if position >= 0:

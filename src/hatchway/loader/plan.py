@@ -145,6 +145,9 @@ class Plan:
         return planned - self._num_delivered < self._window * self._batch_size
 
     def _publish(self, keys: list[Any]) -> None:
+        kernel = self._commons.kernel
+        if kernel is not None and kernel.plan(keys):
+            return
         if set(map(type, keys)) == {int}:
             try:
                 self._commons.schedule.publish(len(keys), np.array(keys, np.int64))

@@ -3,7 +3,8 @@
 What a sample draws from ``random``, ``numpy.random`` and ``torch`` then depends
 on its place in the sampler's order alone, never on the worker or on timing.
 The 624 words of each Mersenne twister are filled with an independent stream of
-a keyed integer hash; the native kernel and the NumPy twin here give the same words.
+a keyed integer hash, and handed out before the generator makes new ones; the native
+kernel and the NumPy twin here give the same words.
 """
 
 from __future__ import annotations
@@ -75,14 +76,14 @@ class PythonSeeder:
         """Seed Python's, NumPy's and torch's global generators."""
         key = sample_key(base_seed, epoch, position)
         words = twister_words(_mix(key ^ 1))
-        random.setstate((3, (*words.tolist(), TWISTER_WORDS), None))
+        random.setstate((3, (*words.tolist(), 0), None))
         bit_generator = _numpy_bit_generator()
         if type(bit_generator).__name__ == "MT19937":
-            np.random.set_state(("MT19937", twister_words(_mix(key ^ 2)), TWISTER_WORDS, 0, 0.0))
+            np.random.set_state(("MT19937", twister_words(_mix(key ^ 2)), 0, 0, 0.0))
         else:  # the user's, see numpy.random.set_bit_generator
             bit_generator.state = type(bit_generator)(_mix(key ^ 2)).state
         state = self._torch_state
-        _TORCH_HEADER.pack_into(state.data, 0, key, 1, 1, 0)
+        _TORCH_HEADER.pack_into(state.data, 0, key, TWISTER_WORDS, 1, 1)
         wide = twister_words(_mix(key ^ 3)).astype("<u8")
         state[_TORCH_HEADER.size : _TORCH_NORMALS] = wide.view(np.uint8)
         torch.default_generator.set_state(torch.from_numpy(state))

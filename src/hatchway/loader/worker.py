@@ -128,6 +128,9 @@ class Worker:
         want = 1
         if self._samples.spans is not None:
             want = self._samples.want()
+            claim = self._admission.claim_at_once(want)
+            if claim is not None:
+                return claim
             admission.free_stuck_chunks()
         claim = commons.schedule.claim(me, want, memory_left=admission.memory_left(want))
         if claim is None:

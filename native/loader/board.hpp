@@ -1,0 +1,80 @@
+// The board's columns as board.py lays them out, and the names of their values.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace hatchway {
+
+// The same numbers as in board.py; see BoardKernel::constants.
+namespace status {
+inline constexpr std::uint8_t planned = 1, claimed = 2, done = 3, failed = 4, taken = 5, consumed = 6;
+}
+namespace kind {
+inline constexpr std::uint8_t none = 0, row = 1, collated = 3;
+}
+namespace outgoing {
+inline constexpr std::uint8_t composed = 1, ready = 3;
+}
+namespace running {
+inline constexpr std::uint8_t sample = 1;
+}
+namespace head {
+inline constexpr std::size_t published = 6, cursor = 7, tail = 8, num_retry = 9, homes = 10,
+                             home_tail = 11, out_tail = 13, out_head = 14, rows = 15,
+                             row_bytes = 17, resident = 20, sample_bytes = 22, num_seats = 25,
+                             num_processes = 26;
+}
+
+struct Board {
+    std::int64_t *head;
+    double *cut_s;
+    // positions
+    std::uint8_t *status, *attempts, *kind;
+    std::int16_t *worker;
+    std::int32_t *row, *block;
+    std::int64_t *key, *home;
+    float *seconds;
+    // home batches
+    std::int32_t *home_count, *home_block, *home_keys;
+    std::uint8_t *home_emitted;
+    std::int64_t *home_first;
+    // outgoing batches
+    std::uint8_t *out_status, *out_kind, *out_attempts, *out_fixed;
+    std::int32_t *out_count, *out_block;
+    std::int64_t *out_first, *members;
+    // workers
+    std::uint64_t *span;
+    std::int64_t *chunk_first, *current;
+    double *started;
+    std::uint8_t *running;
+
+    std::uint64_t mask, home_mask, out_mask;
+    std::size_t num_workers, num_members;
+
+    std::size_t slot(std::int64_t position) const {
+        return static_cast<std::uint64_t>(position) & mask;
+    }
+    std::size_t home_slot(std::int64_t home) const {
+        return static_cast<std::uint64_t>(home) & home_mask;
+    }
+    std::size_t out_slot(std::int64_t number) const {
+        return static_cast<std::uint64_t>(number) & out_mask;
+    }
+};
+
+// A worker can be killed between any two stores, and the next one that holds the
+// lock reads what it left: stores happen in the order of the program.
+template <class T>
+void put(T &cell, T value) {
+    std::atomic_ref<T>(cell).store(value, std::memory_order_release);
+}
+
+// What a worker publishes without the lock.
+inline std::uint8_t look(const std::uint8_t &cell) {
+    return std::atomic_ref<std::uint8_t>(const_cast<std::uint8_t &>(cell))
+        .load(std::memory_order_acquire);
+}
+
+}  // namespace hatchway

@@ -1,0 +1,142 @@
+// Binding of the kernels that work on the board as a whole.
+#include <Python.h>
+#include <nanobind/nanobind.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "board.hpp"
+#include "buffers.hpp"
+#include "turns.hpp"
+
+namespace hatchway {
+
+namespace {
+
+using Constants = nb::typed<nb::dict, nb::str, int>;
+using Keys = nb::typed<nb::list, nb::any>;
+
+class BoardKernel {
+  public:
+    BoardKernel(ColumnBuffers columns, bool fixed, bool rows_are_batch, std::int64_t batch_size,
+                std::int64_t depth)
+        : held_(columns), rules_{fixed, rows_are_batch, batch_size, depth} {
+        held_.open("head", at_.head, 64);
+        held_.open("cut_s", at_.cut_s, 2);
+        const std::size_t positions = held_.open("status", at_.status);
+        held_.open("attempts", at_.attempts, positions);
+        held_.open("kind", at_.kind, positions);
+        held_.open("worker", at_.worker, positions);
+        held_.open("row", at_.row, positions);
+        held_.open("block", at_.block, positions);
+        held_.open("key", at_.key, positions);
+        held_.open("home", at_.home, positions);
+        const std::size_t homes = held_.open("home_count", at_.home_count);
+        held_.open("home_block", at_.home_block, homes);
+        held_.open("home_keys", at_.home_keys, homes);
+        held_.open("home_emitted", at_.home_emitted, homes);
+        held_.open("home_first", at_.home_first, homes);
+        const std::size_t outgoing = held_.open("out_status", at_.out_status);
+        held_.open("out_kind", at_.out_kind, outgoing);
+        held_.open("out_attempts", at_.out_attempts, outgoing);
+        held_.open("out_fixed", at_.out_fixed, outgoing);
+        held_.open("out_count", at_.out_count, outgoing);
+        held_.open("out_block", at_.out_block, outgoing);
+        held_.open("out_first", at_.out_first, outgoing);
+        at_.num_members = held_.open("members", at_.members) / outgoing;
+        at_.num_workers = held_.open("span", at_.span);
+        held_.open("chunk_first", at_.chunk_first, at_.num_workers);
+        held_.open("current", at_.current, at_.num_workers);
+        held_.open("started", at_.started, at_.num_workers);
+        held_.open("running", at_.running, at_.num_workers);
+        at_.mask = ring_mask(positions);
+        at_.home_mask = ring_mask(homes);
+        at_.out_mask = ring_mask(outgoing);
+        if (batch_size < 1 || (!fixed && static_cast<std::size_t>(batch_size) > at_.num_members))
+            throw nb::value_error("members do not fit the batch size");
+    }
+
+    BoardKernel(const BoardKernel &) = delete;
+    BoardKernel &operator=(const BoardKernel &) = delete;
+
+    bool plan(Keys keys) { return plan_home(at_, keys.ptr()); }
+
+    std::int64_t claim(std::size_t worker, std::int64_t want, double now_s, double visit_s,
+                       std::int64_t most_bytes) {
+        if (worker >= at_.num_workers) throw nb::index_error("no such worker");
+        return hatchway::claim(at_, worker, want, now_s, visit_s, most_bytes);
+    }
+
+    int compose(std::int64_t position, double now_s) {
+        if (!rules_.fixed) return static_cast<int>(compose_free(at_, rules_, now_s, chosen_));
+        if (position < 0) return static_cast<int>(Composed::uncommon);
+        return static_cast<int>(compose_home(at_, rules_, at_.home[at_.slot(position)]));
+    }
+
+    int consume(std::int64_t first, std::int64_t end) {
+        return static_cast<int>(consume_home(at_, first, end));
+    }
+
+    static Constants constants() {
+        nb::dict all;
+        const auto note = [&all](const char *name, std::size_t value) { all[name] = value; };
+        note("Status.PLANNED", status::planned);
+        note("Status.CLAIMED", status::claimed);
+        note("Status.DONE", status::done);
+        note("Status.FAILED", status::failed);
+        note("Status.TAKEN", status::taken);
+        note("Status.CONSUMED", status::consumed);
+        note("Kind.NONE", kind::none);
+        note("Kind.ROW", kind::row);
+        note("Kind.COLLATED", kind::collated);
+        note("Outgoing.COMPOSED", outgoing::composed);
+        note("Outgoing.READY", outgoing::ready);
+        note("Running.SAMPLE", running::sample);
+        note("Head.PUBLISHED", head::published);
+        note("Head.CURSOR", head::cursor);
+        note("Head.TAIL", head::tail);
+        note("Head.NUM_RETRY", head::num_retry);
+        note("Head.HOMES", head::homes);
+        note("Head.HOME_TAIL", head::home_tail);
+        note("Head.OUT_TAIL", head::out_tail);
+        note("Head.OUT_HEAD", head::out_head);
+        note("Head.ROWS", head::rows);
+        note("Head.ROW_BYTES", head::row_bytes);
+        note("Head.RESIDENT", head::resident);
+        note("Head.SAMPLE_BYTES", head::sample_bytes);
+        note("Head.NUM_SEATS", head::num_seats);
+        note("Head.NUM_PROCESSES", head::num_processes);
+        return Constants(all);
+    }
+
+  private:
+    HeldColumns held_;
+    Board at_{};
+    Rules rules_;
+    std::vector<std::int64_t> chosen_;
+};
+
+}  // namespace
+
+void bind_board(nb::module_ &m) {
+    nb::class_<BoardKernel>(m, "BoardKernel", "Turns on the board, in the common case.")
+        .def(nb::init<ColumnBuffers, bool, bool, std::int64_t, std::int64_t>(),
+             nb::arg("columns"), nb::kw_only(), nb::arg("fixed"), nb::arg("rows_are_batch"),
+             nb::arg("batch_size"), nb::arg("depth"))
+        .def("plan", &BoardKernel::plan, nb::arg("keys"),
+             "Plan a home batch of int keys; False, with nothing planned, for other keys.")
+        .def("claim", &BoardKernel::claim, nb::arg("worker"), nb::arg("want"), nb::arg("now_s"),
+             nb::arg("visit_s"), nb::arg("most_bytes"),
+             "Claim up to ``want`` samples, from ``current`` of the worker on; how many, or 0 "
+             "where the case is not the common one.")
+        .def("compose", &BoardKernel::compose, nb::arg("position"), nb::arg("now_s"),
+             "Make every batch that can be made: 0, or 1 where one is held back for a running "
+             "sample, or 2 where the case is not the common one.")
+        .def("consume", &BoardKernel::consume, nb::arg("first"), nb::arg("end"),
+             "Forget a delivered home batch: 0, or 1 where the tail of home batches must be "
+             "moved on, or 2 where the case is not the common one.")
+        .def_static("constants", &BoardKernel::constants,
+                    "The names and values that it shares with board.py.");
+}
+
+}  // namespace hatchway

@@ -1,0 +1,205 @@
+// The turns of a loader that come most often, on the board, under the lock: plan a
+// home batch, claim samples, make batches, forget what was delivered. Each is the
+// twin of the Python function that is named, for the common case; it changes
+// nothing where another case is at hand, and says so.
+#pragma once
+
+#include <Python.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "board.hpp"
+#include "spans.hpp"
+
+namespace hatchway {
+
+struct Rules {
+    bool fixed, rows_are_batch;
+    std::int64_t batch_size, depth;
+};
+
+enum class Composed : int { all = 0, held_back = 1, uncommon = 2 };
+
+// Schedule.publish. False if some key is no int of 64 bits.
+inline bool plan_home(const Board &at, PyObject *keys) {
+    const Py_ssize_t count = PyList_GET_SIZE(keys);
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        PyObject *key = PyList_GET_ITEM(keys, i);
+        int overflow = 0;
+        if (!PyLong_CheckExact(key)) return false;
+        PyLong_AsLongLongAndOverflow(key, &overflow);
+        if (overflow != 0) return false;
+    }
+    const std::int64_t first = at.head[head::published], home = at.head[head::homes];
+    const std::size_t batch = at.home_slot(home);
+    at.home_first[batch] = first;
+    at.home_count[batch] = static_cast<std::int32_t>(count);
+    at.home_block[batch] = at.home_keys[batch] = -1;
+    at.home_emitted[batch] = 0;
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        const std::size_t slot = at.slot(first + i);
+        at.key[slot] = PyLong_AsLongLong(PyList_GET_ITEM(keys, i));
+        at.attempts[slot] = 0;
+        at.kind[slot] = kind::none;
+        at.block[slot] = -1;
+        at.home[slot] = home;
+        at.row[slot] = static_cast<std::int32_t>(i);
+        at.status[slot] = status::planned;
+    }
+    put(at.head[head::homes], home + 1);
+    put(at.head[head::published], first + static_cast<std::int64_t>(count));
+    return true;
+}
+
+// Whether a worker but ``me`` is held up with samples that it has not begun.
+inline bool is_stuck(const Board &at, std::size_t me, double now_s, double visit_s) {
+    for (std::size_t i = 0; i < at.num_workers; ++i) {
+        const std::uint64_t span = at.span[i];
+        if (i != me && next_of(span) < end_of(span) && now_s - at.started[i] > visit_s) return true;
+    }
+    return false;
+}
+
+// Worker._claim, with Admission.has_seat, .free_stuck_chunks and .memory_left. The
+// number of samples claimed, from current[worker] on; 0 if the case is another.
+inline std::int64_t claim(const Board &at, std::size_t worker, std::int64_t want, double now_s,
+                          double visit_s, std::int64_t most_bytes) {
+    const std::int64_t first = at.head[head::cursor];
+    const std::int64_t available = at.head[head::published] - first;
+    if (available <= 0 || at.head[head::num_retry] != 0 ||
+        at.head[head::num_processes] > at.head[head::num_seats] ||
+        is_stuck(at, worker, now_s, visit_s))
+        return 0;
+    const std::size_t home = at.home_slot(at.home[at.slot(first)]);
+    const bool has_rows = at.head[head::rows] == 1;
+    if (has_rows && at.home_block[home] < 0) return 0;
+    const std::int64_t needed = at.head[head::row_bytes] * at.home_count[home] +
+                                at.head[head::sample_bytes] * (want + at.head[head::num_processes]);
+    if (at.head[head::resident] + needed >= most_bytes) return 0;
+    const std::int64_t home_end = at.home_first[home] + at.home_count[home];
+    const std::int64_t count = std::min({std::max<std::int64_t>(want, 1), available,
+                                         home_end - first});
+    for (std::int64_t i = 0; i < count; ++i)
+        at.worker[at.slot(first + i)] = static_cast<std::int16_t>(worker);
+    for (std::int64_t i = 0; i < count; ++i)
+        put(at.status[at.slot(first + i)], status::claimed);
+    put(at.head[head::cursor], first + count);
+    put(at.running[worker], running::sample);
+    put(at.current[worker], first);
+    put(at.started[worker], now_s);
+    put(at.chunk_first[worker], first);
+    span_set(at.span[worker], 0, static_cast<std::uint32_t>(count));
+    return count;
+}
+
+// Delivery._describe: an outgoing batch is ready as it lies, or to be collated.
+inline void describe(const Board &at, const Rules &rules, std::size_t out, std::int64_t first,
+                     std::int64_t last, std::int64_t count, bool are_rows) {
+    const std::size_t home = at.home_slot(at.home[at.slot(first)]);
+    at.out_attempts[out] = 0;
+    if (rules.rows_are_batch && are_rows && at.home_block[home] >= 0 &&
+        count == at.home_count[home] && first == at.home_first[home] && last == first + count - 1) {
+        at.out_fixed[out] = 1;
+        at.out_first[out] = first;
+        at.out_kind[out] = kind::row;
+        at.out_block[out] = at.home_block[home];
+        put(at.out_status[out], outgoing::ready);
+    } else {
+        put(at.out_status[out], outgoing::composed);
+    }
+}
+
+// Delivery._compose_home.
+inline Composed compose_home(const Board &at, const Rules &rules, std::int64_t home) {
+    const std::size_t batch = at.home_slot(home);
+    if (at.home_emitted[batch] != 0) return Composed::all;
+    const std::int64_t first = at.home_first[batch], count = at.home_count[batch];
+    bool is_common = true, are_rows = true;
+    for (std::int64_t i = 0; i < count; ++i) {
+        const std::size_t slot = at.slot(first + i);
+        const std::uint8_t status = look(at.status[slot]);
+        if (status != status::done && status != status::failed) return Composed::all;
+        is_common &= status == status::done && at.kind[slot] != kind::collated;
+        are_rows &= at.kind[slot] == kind::row;
+    }
+    if (!is_common) return Composed::uncommon;
+    const std::size_t out = at.out_slot(home);
+    at.out_fixed[out] = 1;
+    at.out_first[out] = first;
+    at.out_count[out] = static_cast<std::int32_t>(count);
+    describe(at, rules, out, first, first + count - 1, count, are_rows);
+    for (std::int64_t i = 0; i < count; ++i) put(at.status[at.slot(first + i)], status::taken);
+    put(at.home_emitted[batch], std::uint8_t{1});
+    return Composed::all;
+}
+
+// Delivery._compose_free, with waits_for_fast.
+inline Composed compose_free(const Board &at, const Rules &rules, double now_s,
+                             std::vector<std::int64_t> &chosen) {
+    while (at.head[head::out_head] - at.head[head::out_tail] < rules.depth) {
+        const std::int64_t begin = at.head[head::tail], end = at.head[head::published];
+        chosen.clear();
+        bool is_common = true, are_rows = true, is_pending = false, waits = false;
+        for (std::int64_t position = begin; position < end; ++position) {
+            const std::size_t slot = at.slot(position);
+            const std::uint8_t status = look(at.status[slot]);
+            if (status == status::done || status == status::failed) {
+                is_common &= status == status::done && at.kind[slot] != kind::collated;
+                if (static_cast<std::int64_t>(chosen.size()) == rules.batch_size) continue;
+                are_rows &= at.kind[slot] == kind::row;
+                chosen.push_back(position);
+            } else if (status == status::planned || status == status::claimed) {
+                is_pending = true;
+                if (status == status::claimed &&
+                    static_cast<std::int64_t>(chosen.size()) < rules.batch_size) {
+                    const auto worker = static_cast<std::size_t>(at.worker[slot]);
+                    waits |= now_s - at.started[worker] <= at.cut_s[1];
+                }
+            }
+        }
+        const auto count = static_cast<std::int64_t>(chosen.size());
+        if (count < rules.batch_size)
+            return is_pending ? Composed::all : Composed::uncommon;
+        // The first batch has no times to tell what is fast by.
+        if (!is_common || at.cut_s[1] == 0.0) return Composed::uncommon;
+        if (waits) return Composed::held_back;
+        const std::int64_t number = at.head[head::out_head];
+        const std::size_t out = at.out_slot(number);
+        std::copy(chosen.begin(), chosen.end(), at.members + out * at.num_members);
+        at.out_fixed[out] = 0;
+        at.out_count[out] = static_cast<std::int32_t>(count);
+        describe(at, rules, out, chosen.front(), chosen.back(), count, are_rows);
+        for (const std::int64_t position : chosen) put(at.status[at.slot(position)], status::taken);
+        put(at.head[head::out_head], number + 1);
+    }
+    return Composed::all;
+}
+
+enum class Consumed : int { all = 0, but_homes = 1, uncommon = 2 };
+
+// Retirement.consume for [first, end) if it is one whole home batch that holds no
+// block any more. `but_homes`: Retirement.advance has a home batch's blocks to free.
+inline Consumed consume_home(const Board &at, std::int64_t first, std::int64_t end) {
+    const std::size_t batch = at.home_slot(at.home[at.slot(first)]);
+    if (at.home_first[batch] != first || first + at.home_count[batch] != end ||
+        at.home_block[batch] >= 0 || at.home_keys[batch] >= 0)
+        return Consumed::uncommon;
+    for (std::int64_t position = first; position < end; ++position)
+        if (at.block[at.slot(position)] >= 0) return Consumed::uncommon;
+    for (std::int64_t position = first; position < end; ++position)
+        put(at.status[at.slot(position)], status::consumed);
+    std::int64_t tail = at.head[head::tail];
+    while (tail < at.head[head::published] && at.status[at.slot(tail)] == status::consumed) ++tail;
+    put(at.head[head::tail], tail);
+    for (std::int64_t home = at.head[head::home_tail]; home < at.head[head::homes]; ++home) {
+        const std::size_t next = at.home_slot(home);
+        if (at.home_first[next] + at.home_count[next] > tail) break;
+        if (at.home_block[next] >= 0 || at.home_keys[next] >= 0) return Consumed::but_homes;
+        put(at.head[head::home_tail], home + 1);
+    }
+    return Consumed::all;
+}
+
+}  // namespace hatchway

@@ -1,0 +1,174 @@
+"""The native turns on the board: what is common, and what they leave to their twins.
+
+That they do what their twins do is checked in every epoch of tests/property.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hatchway.loader import board as board_module
+from hatchway.loader import native
+from hatchway.loader.board import Board, BoardShape, Head, Kind, Status
+from hatchway.loader.commons import board_kernel
+from hatchway.loader.delivery import DeliveryRules
+from hatchway.loader.native import Turn
+
+pytestmark = pytest.mark.skipif(native.MODULE is None, reason="there is no native code here")
+BATCH = 3
+VISIT_S = 0.002
+NO_LIMIT = 1 << 40
+
+
+def _new(*, fixed: bool = False) -> SimpleNamespace:
+    shape = BoardShape(positions=16, homes=8, outgoing=8, members=BATCH, workers=3, blocks=8)
+    rules = DeliveryRules(
+        fixed=fixed, in_order=fixed, batch_size=BATCH, drop_last=False, depth=2, rows_are_batch=True
+    )
+    board = Board(bytearray(Board.buffer_bytes(shape)), shape)
+    board.head[Head.NUM_SEATS] = board.head[Head.NUM_PROCESSES] = 2
+    board.cut_s[1] = 0.5
+    return SimpleNamespace(board=board, kernel=board_kernel(board, rules))
+
+
+def _claim(at: Any, *, want: int = 2, most_bytes: int = NO_LIMIT) -> int:
+    return int(at.kernel.claim(0, want, 10.0, VISIT_S, most_bytes))
+
+
+def _finish(at: Any, *positions: int) -> None:
+    for position in positions:
+        at.board.kind.cells[position] = Kind.BLOB
+        at.board.status.cells[position] = Status.DONE
+
+
+def test_it_calls_things_by_the_numbers_of_the_board() -> None:
+    for name, value in native.MODULE.BoardKernel.constants().items():
+        group, member = name.split(".")
+        assert getattr(getattr(board_module, group), member) == value, name
+
+
+@pytest.mark.parametrize("keys", [["a", 1], [True, 2], [1, 2**63], [1.0]])
+def test_keys_that_are_no_plain_ints_are_left_alone(keys: list[Any]) -> None:
+    at = _new()
+    before = bytes(at.board.key.array)
+    assert not at.kernel.plan(keys)
+    assert at.board.head[Head.PUBLISHED] == at.board.head[Head.HOMES] == 0
+    assert bytes(at.board.key.array) == before
+
+
+def test_samples_are_claimed_in_order_and_within_a_home_batch() -> None:
+    at = _new()
+    assert _claim(at) == 0, "nothing is planned"
+    assert at.kernel.plan([7, 8, -9])
+    assert at.kernel.plan([1, 2, 3])
+    assert [_claim(at) for _ in range(4)] == [2, 1, 2, 1]
+    assert _claim(at) == 0
+    assert at.board.key.array[:6].tolist() == [7, 8, -9, 1, 2, 3]
+    assert at.board.current.cells[0] == 5
+
+
+def _a_sample_waits_behind_a_slow_one(at: Any) -> None:
+    at.board.span.cells[1] = 1 << 32 | 2
+    at.board.started.cells[1] = 10.0 - 2 * VISIT_S
+
+
+def _a_sample_is_planned_again(at: Any) -> None:
+    at.board.head[Head.NUM_RETRY] = 1
+
+
+def _there_are_more_workers_than_seats(at: Any) -> None:
+    at.board.head[Head.NUM_PROCESSES] = 3
+
+
+def _the_rows_have_no_block(at: Any) -> None:
+    at.board.head[Head.ROWS] = 1
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        _a_sample_waits_behind_a_slow_one,
+        _a_sample_is_planned_again,
+        _there_are_more_workers_than_seats,
+        _the_rows_have_no_block,
+    ],
+)
+def test_a_claim_is_left_to_its_twin_where(what: Any) -> None:
+    at = _new()
+    at.kernel.plan([1, 2, 3])
+    what(at)
+    before = bytes(at.board.status.array)
+    assert _claim(at) == 0
+    assert bytes(at.board.status.array) == before
+    assert at.board.head[Head.CURSOR] == 0
+
+
+def test_a_claim_is_left_to_its_twin_where_memory_is_short() -> None:
+    at = _new()
+    at.kernel.plan([1, 2, 3])
+    at.board.head[Head.ROW_BYTES], at.board.head[Head.SAMPLE_BYTES] = 100, 10
+    at.board.head[Head.RESIDENT] = 1000
+    needed = 1000 + 3 * 100 + (2 + 2) * 10
+    assert _claim(at, most_bytes=needed) == 0
+    assert _claim(at, most_bytes=needed + 1) == 2
+
+
+@pytest.mark.parametrize(("running_s", "turn"), [(0.4, Turn.HELD_BACK), (0.6, Turn.DONE)])
+def test_a_batch_waits_for_a_running_sample_that_is_not_slow(running_s: float, turn: int) -> None:
+    at = _new()
+    at.kernel.plan([1, 2, 3])
+    at.kernel.plan([4, 5, 6])
+    _claim(at, want=1)
+    at.board.started.cells[0] = 10.0 - running_s
+    _finish(at, 1, 2, 3)
+    assert at.kernel.compose(-1, 10.0) == turn
+    assert at.board.head[Head.OUT_HEAD] == (turn == Turn.DONE)
+
+
+def test_a_batch_does_not_wait_for_what_comes_after_it() -> None:
+    at = _new()
+    at.kernel.plan([1, 2, 3])
+    at.kernel.plan([4, 5, 6])
+    _finish(at, 0, 1, 2)
+    at.board.status.cells[4] = Status.CLAIMED
+    at.board.started.cells[0] = 10.0
+    assert at.kernel.compose(-1, 10.0) == Turn.DONE
+    assert at.board.members[0].tolist() == [0, 1, 2]
+    assert at.board.status.array[:5].tolist() == [Status.TAKEN] * 3 + [Status.PLANNED, 2]
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("what", ["failed", "collated"])
+def test_failed_and_collated_samples_are_left_to_the_twin(what: str, fixed: bool) -> None:
+    at = _new(fixed=fixed)
+    at.kernel.plan([1, 2, 3])
+    _finish(at, 0, 1, 2)
+    if what == "failed":
+        at.board.status.cells[1] = Status.FAILED
+    else:
+        at.board.kind.cells[1] = Kind.COLLATED
+    assert at.kernel.compose(1, 10.0) == Turn.UNCOMMON
+    assert at.board.head[Head.OUT_HEAD] == 0
+    assert not at.board.home_emitted.cells[0]
+
+
+def test_a_home_batch_with_a_block_is_left_to_the_twin() -> None:
+    at = _new(fixed=True)
+    at.kernel.plan([1, 2, 3])
+    at.board.home_block.cells[0] = 4
+    assert at.kernel.consume(0, 3) == Turn.UNCOMMON
+    at.board.home_block.cells[0] = -1
+    assert at.kernel.consume(0, 2) == Turn.UNCOMMON, "a part of it"
+    assert at.kernel.consume(0, 3) == Turn.DONE
+    assert at.board.head[Head.TAIL] == 3
+    assert at.board.head[Head.HOME_TAIL] == 1
+
+
+def test_columns_that_do_not_fit_together_are_refused() -> None:
+    at = _new()
+    columns = {**at.board.columns(), "kind": bytearray(8)}
+    with pytest.raises(ValueError, match="do not fit together"):
+        native.MODULE.BoardKernel(columns, fixed=True, rows_are_batch=True, batch_size=1, depth=2)
