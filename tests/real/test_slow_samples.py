@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -41,6 +42,21 @@ def test_no_fast_sample_waits_behind_slow_ones_that_hold_all_workers() -> None:
     assert {0, 1} < set(last[0])
     assert sorted(number for batch in first + last for number in batch) == list(range(40))
     assert loader.statistics().num_background_workers >= 1
+
+
+def test_fast_samples_go_on_in_a_long_step_when_another_slow_one_comes() -> None:
+    # The second slow sample is planned in the step: the loop cannot start a worker then.
+    dataset = Gated(40, held={0, 12})
+    iterator = iter(ready(dataset, batch_size=4, prefetch_factor=1))
+    next(iterator)
+    time.sleep(0.1)  # sample 0 is slow now, as the loop sees when it asks again
+    next(iterator)
+    deadline = time.monotonic() + PATIENCE_S
+    while not all(dataset.num_runs[13:16]):
+        assert time.monotonic() < deadline, "slow samples hold all workers"
+        time.sleep(0.01)
+    dataset.gate.set()
+    assert sum(len(numbers(batch)) for batch in iterator) == 32
 
 
 def test_a_slow_sample_finishes_where_it_began_and_is_not_run_again() -> None:

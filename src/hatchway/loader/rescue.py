@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
+
 from hatchway.loader import payload
 from hatchway.loader.board import Head, Kind, Running
 from hatchway.loader.commons import Commons
@@ -104,13 +106,15 @@ class Rescue:
             commons.delivery.collated(outgoing, Kind.ERROR, block, content.nbytes)
 
     def help(self, num_seats: int, most: int) -> None:
-        """Start a background worker if slow samples hold all workers while others wait.
+        """Start a background worker if slow samples hold all workers but one.
+
+        One ahead, since nobody can start any while the training loop is in a step.
 
         Args:
             num_seats: How many workers the fast lane has.
             most: How many workers there may be in all.
         """
-        if self._may_grow and self._pool.size < most and self._all_slow(num_seats):
+        if self._may_grow and self._pool.size < most and self._too_many_slow(num_seats):
             worker_id = min(set(range(most)) - set(self._pool.ids))
             try:
                 self._pool.start(worker_id)
@@ -120,17 +124,21 @@ class Rescue:
             else:
                 self.meter.num_background_workers += 1
 
-    def _all_slow(self, num_seats: int) -> bool:
+    def _too_many_slow(self, num_seats: int) -> bool:
         board = self._board
         now = time.monotonic()
+        started = board.started.array.copy()  # workers write it meanwhile
         running = (board.running.array == Running.SAMPLE) & (board.alive.array == 1)
-        since = now - board.started.array[running]
+        since = now - started[running & (started > 0)]  # between two samples it is 0
         slow_s = max(board.cut_s[0], _WORTH_A_FORK_S if self._pool.forks else _WORTH_A_SPAWN_S)
-        enough = len(since) >= max(num_seats, self._pool.size)
-        if not (enough and (since > slow_s).all() and self._commons.schedule.has_work()):
+        num_workers = max(num_seats, self._pool.size)
+        if np.count_nonzero(since > slow_s) < max(1, num_workers - 1):
             return False
-        saturated = self._pool.num_computing() >= self._num_cores
-        return not saturated or bool((since > _WORTH_SHARING_S).all())
+        if board.head[Head.EXHAUSTED] and not self._commons.schedule.has_work():
+            return False
+        if self._pool.num_computing() < self._num_cores:
+            return True
+        return bool(np.count_nonzero(since > _WORTH_SHARING_S) == num_workers)
 
     def describe_running(self) -> str:
         """What the workers are doing, in words."""
@@ -139,10 +147,11 @@ class Rescue:
         said = []
         for worker_id in self._pool.ids:
             doing = board.running.cells[worker_id]
-            if doing == Running.SAMPLE:
+            started = board.started.cells[worker_id]
+            if doing == Running.SAMPLE and started:
                 position = board.current.cells[worker_id]
                 key = self._commons.schedule.key_of(position, self._commons.view)
-                age_s = now - board.started.cells[worker_id]
+                age_s = now - started
                 said.append(
                     f"worker {worker_id} is at dataset index {key} for {age_s:.1f} s "
                     f"(position {position - board.head[Head.EPOCH_START]})"
