@@ -20,8 +20,11 @@ inline constexpr std::uint8_t composed = 1, ready = 3;
 namespace running {
 inline constexpr std::uint8_t sample = 1;
 }
+namespace waiting {
+inline constexpr std::int64_t nothing = 0, batch = 1, epoch_end = 2;
+}
 namespace head {
-inline constexpr std::size_t published = 6, cursor = 7, tail = 8, num_retry = 9, homes = 10,
+inline constexpr std::size_t stop = 1, waiting = 2, published = 6, cursor = 7, tail = 8, num_retry = 9, homes = 10,
                              home_tail = 11, out_tail = 13, out_head = 14, rows = 15,
                              row_bytes = 17, resident = 20, sample_bytes = 22, num_seats = 25,
                              num_processes = 26;
@@ -51,7 +54,7 @@ struct Board {
     std::uint8_t *running;
 
     std::uint64_t mask, home_mask, out_mask;
-    std::size_t num_workers, num_members;
+    std::size_t num_outgoing, num_workers, num_members;
 
     std::size_t slot(std::int64_t position) const {
         return static_cast<std::uint64_t>(position) & mask;

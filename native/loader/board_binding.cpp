@@ -37,6 +37,7 @@ class BoardKernel {
         held_.open("home_emitted", at_.home_emitted, homes);
         held_.open("home_first", at_.home_first, homes);
         const std::size_t outgoing = held_.open("out_status", at_.out_status);
+        at_.num_outgoing = outgoing;
         held_.open("out_kind", at_.out_kind, outgoing);
         held_.open("out_attempts", at_.out_attempts, outgoing);
         held_.open("out_fixed", at_.out_fixed, outgoing);
@@ -61,10 +62,12 @@ class BoardKernel {
 
     bool plan(Keys keys) { return plan_home(at_, keys.ptr()); }
 
-    std::int64_t claim(std::size_t worker, std::int64_t want, double now_s, double visit_s,
-                       std::int64_t most_bytes) {
+    std::int64_t next_work(std::size_t worker, std::int64_t last, bool has_run_all,
+                           std::int64_t want, double now_s, double visit_s,
+                           std::int64_t most_bytes) {
         if (worker >= at_.num_workers) throw nb::index_error("no such worker");
-        return hatchway::claim(at_, worker, want, now_s, visit_s, most_bytes);
+        return hatchway::next_work(
+            at_, rules_, {worker, last, want, most_bytes, has_run_all, now_s, visit_s}, chosen_);
     }
 
     int compose(std::int64_t position, double now_s) {
@@ -92,6 +95,11 @@ class BoardKernel {
         note("Outgoing.COMPOSED", outgoing::composed);
         note("Outgoing.READY", outgoing::ready);
         note("Running.SAMPLE", running::sample);
+        note("Waiting.NOTHING", waiting::nothing);
+        note("Waiting.BATCH", waiting::batch);
+        note("Waiting.EPOCH_END", waiting::epoch_end);
+        note("Head.STOP", head::stop);
+        note("Head.WAITING", head::waiting);
         note("Head.PUBLISHED", head::published);
         note("Head.CURSOR", head::cursor);
         note("Head.TAIL", head::tail);
@@ -125,10 +133,11 @@ void bind_board(nb::module_ &m) {
              nb::arg("batch_size"), nb::arg("depth"))
         .def("plan", &BoardKernel::plan, nb::arg("keys"),
              "Plan a home batch of int keys; False, with nothing planned, for other keys.")
-        .def("claim", &BoardKernel::claim, nb::arg("worker"), nb::arg("want"), nb::arg("now_s"),
-             nb::arg("visit_s"), nb::arg("most_bytes"),
-             "Claim up to ``want`` samples, from ``current`` of the worker on; how many, or 0 "
-             "where the case is not the common one.")
+        .def("next_work", &BoardKernel::next_work, nb::arg("worker"), nb::arg("last"),
+             nb::arg("has_run_all"), nb::arg("want"), nb::arg("now_s"), nb::arg("visit_s"),
+             nb::arg("most_bytes"),
+             "Hand in and claim up to ``want`` samples, from ``current`` of the worker on; how "
+             "many, or 0 where the case is not the common one.")
         .def("compose", &BoardKernel::compose, nb::arg("position"), nb::arg("now_s"),
              "Make every batch that can be made: 0, or 1 where one is held back for a running "
              "sample, or 2 where the case is not the common one.")

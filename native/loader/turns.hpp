@@ -1,7 +1,7 @@
 // The turns of a loader that come most often, on the board, under the lock: plan a
-// home batch, claim samples, make batches, forget what was delivered. Each is the
-// twin of the Python function that is named, for the common case; it changes
-// nothing where another case is at hand, and says so.
+// home batch, make batches, claim samples, forget what was delivered. Each is the
+// twin of the Python function that is named, for the common case; where another
+// case is at hand it says so, and the twin can begin.
 #pragma once
 
 #include <Python.h>
@@ -51,47 +51,6 @@ inline bool plan_home(const Board &at, PyObject *keys) {
     put(at.head[head::homes], home + 1);
     put(at.head[head::published], first + static_cast<std::int64_t>(count));
     return true;
-}
-
-// Whether a worker but ``me`` is held up with samples that it has not begun.
-inline bool is_stuck(const Board &at, std::size_t me, double now_s, double visit_s) {
-    for (std::size_t i = 0; i < at.num_workers; ++i) {
-        const std::uint64_t span = at.span[i];
-        if (i != me && next_of(span) < end_of(span) && now_s - at.started[i] > visit_s) return true;
-    }
-    return false;
-}
-
-// Worker._claim, with Admission.has_seat, .free_stuck_chunks and .memory_left. The
-// number of samples claimed, from current[worker] on; 0 if the case is another.
-inline std::int64_t claim(const Board &at, std::size_t worker, std::int64_t want, double now_s,
-                          double visit_s, std::int64_t most_bytes) {
-    const std::int64_t first = at.head[head::cursor];
-    const std::int64_t available = at.head[head::published] - first;
-    if (available <= 0 || at.head[head::num_retry] != 0 ||
-        at.head[head::num_processes] > at.head[head::num_seats] ||
-        is_stuck(at, worker, now_s, visit_s))
-        return 0;
-    const std::size_t home = at.home_slot(at.home[at.slot(first)]);
-    const bool has_rows = at.head[head::rows] == 1;
-    if (has_rows && at.home_block[home] < 0) return 0;
-    const std::int64_t needed = at.head[head::row_bytes] * at.home_count[home] +
-                                at.head[head::sample_bytes] * (want + at.head[head::num_processes]);
-    if (at.head[head::resident] + needed >= most_bytes) return 0;
-    const std::int64_t home_end = at.home_first[home] + at.home_count[home];
-    const std::int64_t count = std::min({std::max<std::int64_t>(want, 1), available,
-                                         home_end - first});
-    for (std::int64_t i = 0; i < count; ++i)
-        at.worker[at.slot(first + i)] = static_cast<std::int16_t>(worker);
-    for (std::int64_t i = 0; i < count; ++i)
-        put(at.status[at.slot(first + i)], status::claimed);
-    put(at.head[head::cursor], first + count);
-    put(at.running[worker], running::sample);
-    put(at.current[worker], first);
-    put(at.started[worker], now_s);
-    put(at.chunk_first[worker], first);
-    span_set(at.span[worker], 0, static_cast<std::uint32_t>(count));
-    return count;
 }
 
 // Delivery._describe: an outgoing batch is ready as it lies, or to be collated.
@@ -175,6 +134,85 @@ inline Composed compose_free(const Board &at, const Rules &rules, double now_s,
         put(at.head[head::out_head], number + 1);
     }
     return Composed::all;
+}
+
+// Whether a worker but ``me`` is held up with samples that it has not begun.
+inline bool is_stuck(const Board &at, std::size_t me, double now_s, double visit_s) {
+    for (std::size_t i = 0; i < at.num_workers; ++i) {
+        const std::uint64_t span = at.span[i];
+        if (i != me && next_of(span) < end_of(span) && now_s - at.started[i] > visit_s) return true;
+    }
+    return false;
+}
+
+// What a worker brings to the board, and how much it wants to take.
+struct Visitor {
+    std::size_t worker;
+    std::int64_t last, want, most_bytes;
+    bool has_run_all;
+    double now_s, visit_s;
+};
+
+// Worker._claim, with Admission.has_seat, .free_stuck_chunks and .memory_left. The
+// number of samples claimed, from current[worker] on; 0 where the case is another.
+inline std::int64_t claim(const Board &at, const Visitor &visitor) {
+    const std::size_t worker = visitor.worker;
+    const std::int64_t first = at.head[head::cursor];
+    const std::int64_t available = at.head[head::published] - first;
+    if (available <= 0 || at.head[head::num_retry] != 0 ||
+        at.head[head::num_processes] > at.head[head::num_seats] ||
+        is_stuck(at, worker, visitor.now_s, visitor.visit_s))
+        return 0;
+    const std::size_t home = at.home_slot(at.home[at.slot(first)]);
+    const bool has_rows = at.head[head::rows] == 1;
+    if (has_rows && at.home_block[home] < 0) return 0;
+    const std::int64_t needed = at.head[head::row_bytes] * at.home_count[home] +
+                                at.head[head::sample_bytes] * (visitor.want + at.head[head::num_processes]);
+    if (at.head[head::resident] + needed >= visitor.most_bytes) return 0;
+    const std::int64_t home_end = at.home_first[home] + at.home_count[home];
+    const std::int64_t count = std::min({std::max<std::int64_t>(visitor.want, 1), available,
+                                         home_end - first});
+    for (std::int64_t i = 0; i < count; ++i)
+        at.worker[at.slot(first + i)] = static_cast<std::int16_t>(worker);
+    for (std::int64_t i = 0; i < count; ++i)
+        put(at.status[at.slot(first + i)], status::claimed);
+    put(at.head[head::cursor], first + count);
+    put(at.running[worker], running::sample);
+    put(at.current[worker], first);
+    put(at.started[worker], visitor.now_s);
+    put(at.chunk_first[worker], first);
+    span_set(at.span[worker], 0, static_cast<std::uint32_t>(count));
+    return count;
+}
+
+inline bool any_outgoing(const Board &at, std::uint8_t status) {
+    return std::find(at.out_status, at.out_status + at.num_outgoing, status) !=
+           at.out_status + at.num_outgoing;
+}
+
+// Worker._next_work: hand in, make batches, claim samples. The number of samples
+// claimed; 0 where the case is another: the twin, begun anew, finds what is done done.
+inline std::int64_t next_work(const Board &at, const Rules &rules, const Visitor &visitor,
+                              std::vector<std::int64_t> &chosen) {
+    std::uint64_t &span = at.span[visitor.worker];
+    if (at.head[head::stop] != 0 || (!visitor.has_run_all && end_of(span) != 0)) return 0;
+    span_set(span, 0, 0);
+    bool is_held_back = false;
+    if (visitor.last >= 0) {
+        put(at.started[visitor.worker], 0.0);
+        const Composed composed =
+            rules.fixed ? compose_home(at, rules, at.home[at.slot(visitor.last)])
+                        : compose_free(at, rules, visitor.now_s, chosen);
+        if (composed == Composed::uncommon) return 0;
+        is_held_back = composed == Composed::held_back;
+    }
+    // News for the training loop, or a batch to collate.
+    const std::int64_t waiting = at.head[head::waiting];
+    if (waiting == waiting::epoch_end || (waiting == waiting::batch && is_held_back) ||
+        (waiting != waiting::nothing && any_outgoing(at, outgoing::ready)) ||
+        any_outgoing(at, outgoing::composed))
+        return 0;
+    return claim(at, visitor);
 }
 
 enum class Consumed : int { all = 0, but_homes = 1, uncommon = 2 };

@@ -12,7 +12,7 @@ import pytest
 
 from hatchway.loader import board as board_module
 from hatchway.loader import native
-from hatchway.loader.board import Board, BoardShape, Head, Kind, Status
+from hatchway.loader.board import Board, BoardShape, Head, Kind, Outgoing, Status, Waiting
 from hatchway.loader.commons import board_kernel
 from hatchway.loader.delivery import DeliveryRules
 from hatchway.loader.native import Turn
@@ -34,8 +34,10 @@ def _new(*, fixed: bool = False) -> SimpleNamespace:
     return SimpleNamespace(board=board, kernel=board_kernel(board, rules))
 
 
-def _claim(at: Any, *, want: int = 2, most_bytes: int = NO_LIMIT) -> int:
-    return int(at.kernel.claim(0, want, 10.0, VISIT_S, most_bytes))
+def _claim(
+    at: Any, *, last: int = -1, is_whole: bool = True, want: int = 2, most_bytes: int = NO_LIMIT
+) -> int:
+    return int(at.kernel.next_work(0, last, is_whole, want, 10.0, VISIT_S, most_bytes))
 
 
 def _finish(at: Any, *positions: int) -> None:
@@ -87,9 +89,30 @@ def _the_rows_have_no_block(at: Any) -> None:
     at.board.head[Head.ROWS] = 1
 
 
+def _the_loop_wants_the_workers_to_stop(at: Any) -> None:
+    at.board.head[Head.STOP] = 1
+
+
+def _the_epoch_is_given_up(at: Any) -> None:
+    at.board.head[Head.WAITING] = Waiting.EPOCH_END
+
+
+def _a_batch_waits_for_a_worker(at: Any) -> None:
+    at.board.out_status.cells[5] = Outgoing.COMPOSED
+
+
+def _the_loop_sleeps_and_a_batch_is_there(at: Any) -> None:
+    at.board.head[Head.WAITING] = Waiting.BATCH_OR_SLOW
+    at.board.out_status.cells[5] = Outgoing.READY
+
+
 @pytest.mark.parametrize(
     "what",
     [
+        _the_loop_wants_the_workers_to_stop,
+        _the_epoch_is_given_up,
+        _a_batch_waits_for_a_worker,
+        _the_loop_sleeps_and_a_batch_is_there,
         _a_sample_waits_behind_a_slow_one,
         _a_sample_is_planned_again,
         _there_are_more_workers_than_seats,
@@ -114,6 +137,47 @@ def test_a_claim_is_left_to_its_twin_where_memory_is_short() -> None:
     needed = 1000 + 3 * 100 + (2 + 2) * 10
     assert _claim(at, most_bytes=needed) == 0
     assert _claim(at, most_bytes=needed + 1) == 2
+
+
+def test_a_chunk_of_which_another_took_a_part_is_left_to_the_twin() -> None:
+    at = _new()
+    at.kernel.plan([1, 2, 3])
+    assert _claim(at) == 2
+    assert _claim(at, is_whole=False) == 0
+    assert at.board.span.cells[0] == 2, "what is lost of it is found by it"
+    assert _claim(at) == 1
+
+
+def test_handing_in_makes_a_batch_and_goes_on_with_the_next_sample() -> None:
+    at = _new()
+    for keys in [1, 2, 3], [4, 5, 6]:
+        at.kernel.plan(keys)
+    assert _claim(at, want=3) == 3
+    for position in range(3):
+        at.board.kind.cells[position] = Kind.ROW
+        at.board.status.cells[position] = Status.DONE
+    at.board.home_block.cells[0] = 4
+    assert _claim(at, last=2) == 2, "a batch that is ready as it lies"
+    assert at.board.out_status.cells[0] == Outgoing.READY
+    assert at.board.head[Head.OUT_HEAD] == 1
+
+
+@pytest.mark.parametrize(
+    ("waiting", "claimed"), [(Waiting.BATCH, 0), (Waiting.BATCH_OR_SLOW, 1), (Waiting.NOTHING, 1)]
+)
+def test_a_loop_that_does_not_know_yet_is_told_what_holds_its_batch_back(
+    waiting: int, claimed: int
+) -> None:
+    at = _new()
+    for keys in [1, 2, 3], [4, 5, 6]:
+        at.kernel.plan(keys)
+    at.board.head[Head.CURSOR] = 5
+    at.board.status.cells[0] = Status.CLAIMED
+    at.board.worker.cells[0] = 1
+    at.board.started.cells[1] = 9.9
+    _finish(at, 1, 2, 3, 4)
+    at.board.head[Head.WAITING] = waiting
+    assert _claim(at, last=4) == claimed
 
 
 @pytest.mark.parametrize(("running_s", "turn"), [(0.4, Turn.HELD_BACK), (0.6, Turn.DONE)])

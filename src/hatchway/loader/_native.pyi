@@ -13,9 +13,9 @@ class BoardKernel:
         Plan a home batch of int keys; False, with nothing planned, for other keys.
         """
 
-    def claim(self, worker: int, want: int, now_s: float, visit_s: float, most_bytes: int) -> int:
+    def next_work(self, worker: int, last: int, has_run_all: bool, want: int, now_s: float, visit_s: float, most_bytes: int) -> int:
         """
-        Claim up to ``want`` samples, from ``current`` of the worker on; how many, or 0 where the case is not the common one.
+        Hand in and claim up to ``want`` samples, from ``current`` of the worker on; how many, or 0 where the case is not the common one.
         """
 
     def compose(self, position: int, now_s: float) -> int:

@@ -9,7 +9,6 @@ import numpy as np
 
 from hatchway.loader.board import Head, Running, Status
 from hatchway.loader.commons import Commons
-from hatchway.loader.schedule import Claim
 
 # A worker visits the board at least this often, so that its finished samples
 # are seen and what it claimed behind a slow sample can be taken by others.
@@ -21,6 +20,7 @@ class Admission:
 
     Attributes:
         look_again_s: When a worker without work should look again, or None.
+        most_bytes: How many bytes the samples that are ahead may take.
         spans: The native view of the workers' chunks; None without native code.
     """
 
@@ -32,18 +32,7 @@ class Admission:
         self.look_again_s: float | None = None
         # A quarter of the buffer is for batches that the training loop keeps. Of the rest
         # half stays free, for the samples of the next batch and for collating it.
-        self._most_bytes = commons.heap.budget_bytes * 3 // 8
-
-    def claim_at_once(self, want: int) -> Claim | None:
-        """Claim samples and note it, where nothing but the cursor has to be looked at.
-
-        The native twin of what :class:`~hatchway.loader.worker.Worker` does otherwise.
-        """
-        kernel = self._commons.kernel
-        if kernel is None:
-            return None
-        count = kernel.claim(self._worker_id, want, time.monotonic(), VISIT_S, self._most_bytes)
-        return Claim(self._board.current.cells[self._worker_id], count) if count else None
+        self.most_bytes = commons.heap.budget_bytes * 3 // 8
 
     def memory_left(self, want: int) -> bool:
         """Whether ``want`` more samples fit, with room for one batch to spare."""
@@ -53,9 +42,9 @@ class Admission:
         # A batch of rows gets its block at once; pickled samples get theirs one by one.
         needed = head[Head.ROW_BYTES] * board.home_count.cells[home]
         needed += head[Head.SAMPLE_BYTES] * (want + head[Head.NUM_PROCESSES])
-        if head[Head.RESIDENT] + needed < self._most_bytes:
+        if head[Head.RESIDENT] + needed < self.most_bytes:
             return True
-        return bool(heap.used_bytes() - head[Head.HELD] + needed < self._most_bytes)
+        return bool(heap.used_bytes() - head[Head.HELD] + needed < self.most_bytes)
 
     def has_seat(self) -> bool:
         """Whether the fast lane has room: slow samples give up their worker's seat."""

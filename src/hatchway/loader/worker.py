@@ -63,6 +63,7 @@ class Worker:
         self._store = Store(task.commons, task.worker_id, rows=task.rows, wait=self._sleep)
         self._samples = SampleRunner(task, self._store, self._hand_in)
         self._admission = Admission(task.commons, task.worker_id)
+        self._is_quick = False
         parent = parent_process()
         self._parent_alive = _watch(parent.pid if parent else None, parent)
 
@@ -71,6 +72,7 @@ class Worker:
         with contextlib.suppress(TrainingProcessGone):
             self._samples.start()
             self._admission.spans = self._samples.spans
+            self._is_quick = self._commons.kernel is not None and self._samples.spans is not None
             while True:
                 work = self._next_work()
                 if isinstance(work, Claim):
@@ -96,6 +98,10 @@ class Worker:
         holds_back = False
         with self._visit:
             last = self._samples.hand_over()
+            if self._is_quick and not self._store.has_lent:
+                claim = self._claim_at_once(last)
+                if claim is not None:
+                    return claim
             self._admission.end_chunk(is_whole=self._samples.has_run_all)
             if last >= 0:
                 board.started.cells[me] = 0.0
@@ -122,15 +128,24 @@ class Worker:
             commons.wake_for_memory()  # nobody else may be left to free some
         return work
 
+    def _claim_at_once(self, last: int) -> Claim | None:
+        """The native twin of the rest of a visit, for the common case."""
+        samples, admission, me = self._samples, self._admission, self._id
+        count = self._commons.kernel.next_work(
+            me, last, samples.has_run_all, samples.want(), time.monotonic(), VISIT_S,
+            admission.most_bytes,
+        )  # fmt: skip
+        if not count:
+            return None
+        admission.look_again_s = None
+        return Claim(self._board.current.cells[me], count)
+
     def _claim(self) -> Claim | None:
         board, commons, me = self._board, self._commons, self._id
         admission = self._admission
         want = 1
         if self._samples.spans is not None:
             want = self._samples.want()
-            claim = self._admission.claim_at_once(want)
-            if claim is not None:
-                return claim
             admission.free_stuck_chunks()
         claim = commons.schedule.claim(me, want, memory_left=admission.memory_left(want))
         if claim is None:
