@@ -139,7 +139,8 @@ inline Composed compose_free(const Board &at, const Rules &rules, double now_s,
 // Whether a worker but ``me`` is held up with samples that it has not begun.
 inline bool is_stuck(const Board &at, std::size_t me, double now_s, double visit_s) {
     for (std::size_t i = 0; i < at.num_workers; ++i) {
-        const std::uint64_t span = at.span[i];
+        const std::uint64_t span =
+            std::atomic_ref<std::uint64_t>(at.span[i]).load(std::memory_order_relaxed);
         if (i != me && next_of(span) < end_of(span) && now_s - at.started[i] > visit_s) return true;
     }
     return false;
