@@ -24,6 +24,10 @@
 
 namespace nb = nanobind;
 
+namespace hatchway {
+void bind_board(nb::module_ &m);  // board_binding.cpp
+}
+
 namespace {
 
 using hatchway::ColumnBuffers;
@@ -218,6 +222,8 @@ class ChunkRunner {
 NB_MODULE(_native, m) {
     m.doc() = "Kernels of hatchway.loader; each has a Python twin beside its caller.";
     hatchway::bind_board(m);
+    // A daemon thread may still hold an iterator when the interpreter ends: no news.
+    nb::set_leak_warnings(false);
     m.def("abi_version", [] { return 5; }, "Version of this module's interface.");
 
     m.def("copy", &copy, nb::arg("target"), nb::arg("source"),

@@ -23,6 +23,9 @@ inline constexpr std::uint8_t sample = 1;
 namespace waiting {
 inline constexpr std::int64_t nothing = 0, batch = 1, epoch_end = 2;
 }
+namespace rows {
+inline constexpr std::int64_t agreed = 1;  // _AGREED in store.py
+}
 namespace head {
 inline constexpr std::size_t stop = 1, waiting = 2, published = 6, cursor = 7, tail = 8, num_retry = 9, homes = 10,
                              home_tail = 11, out_tail = 13, out_head = 14, rows = 15,
@@ -38,7 +41,6 @@ struct Board {
     std::int16_t *worker;
     std::int32_t *row, *block;
     std::int64_t *key, *home;
-    float *seconds;
     // home batches
     std::int32_t *home_count, *home_block, *home_keys;
     std::uint8_t *home_emitted;
@@ -67,10 +69,16 @@ struct Board {
     }
 };
 
+// A test of what a death leaves behind defines it; see tests/property/cut_turns.cpp.
+#ifndef HATCHWAY_BEFORE_PUT
+#define HATCHWAY_BEFORE_PUT
+#endif
+
 // A worker can be killed between any two stores, and the next one that holds the
-// lock reads what it left: stores happen in the order of the program.
+// lock reads what it left: whatever is stored before a put is there when it is.
 template <class T>
 void put(T &cell, T value) {
+    HATCHWAY_BEFORE_PUT
     std::atomic_ref<T>(cell).store(value, std::memory_order_release);
 }
 

@@ -18,12 +18,13 @@ using Keys = nb::typed<nb::list, nb::any>;
 
 class BoardKernel {
   public:
-    BoardKernel(ColumnBuffers columns, bool fixed, bool rows_are_batch, std::int64_t batch_size,
-                std::int64_t depth)
-        : held_(columns), rules_{fixed, rows_are_batch, batch_size, depth} {
+    BoardKernel(ColumnBuffers columns, bool fixed, bool in_order, bool rows_are_batch,
+                std::int64_t batch_size, std::int64_t depth)
+        : held_(columns), rules_{fixed, in_order, rows_are_batch, batch_size, depth} {
         held_.open("head", at_.head, 64);
         held_.open("cut_s", at_.cut_s, 2);
         const std::size_t positions = held_.open("status", at_.status);
+        at_.mask = ring_mask(positions);
         held_.open("attempts", at_.attempts, positions);
         held_.open("kind", at_.kind, positions);
         held_.open("worker", at_.worker, positions);
@@ -32,12 +33,14 @@ class BoardKernel {
         held_.open("key", at_.key, positions);
         held_.open("home", at_.home, positions);
         const std::size_t homes = held_.open("home_count", at_.home_count);
+        at_.home_mask = ring_mask(homes);
         held_.open("home_block", at_.home_block, homes);
         held_.open("home_keys", at_.home_keys, homes);
         held_.open("home_emitted", at_.home_emitted, homes);
         held_.open("home_first", at_.home_first, homes);
         const std::size_t outgoing = held_.open("out_status", at_.out_status);
         at_.num_outgoing = outgoing;
+        at_.out_mask = ring_mask(outgoing);
         held_.open("out_kind", at_.out_kind, outgoing);
         held_.open("out_attempts", at_.out_attempts, outgoing);
         held_.open("out_fixed", at_.out_fixed, outgoing);
@@ -50,9 +53,6 @@ class BoardKernel {
         held_.open("current", at_.current, at_.num_workers);
         held_.open("started", at_.started, at_.num_workers);
         held_.open("running", at_.running, at_.num_workers);
-        at_.mask = ring_mask(positions);
-        at_.home_mask = ring_mask(homes);
-        at_.out_mask = ring_mask(outgoing);
         if (batch_size < 1 || (!fixed && static_cast<std::size_t>(batch_size) > at_.num_members))
             throw nb::value_error("members do not fit the batch size");
     }
@@ -83,6 +83,12 @@ class BoardKernel {
     static Constants constants() {
         nb::dict all;
         const auto note = [&all](const char *name, std::size_t value) { all[name] = value; };
+        note("Composed.ALL", static_cast<std::size_t>(Composed::all));
+        note("Composed.HELD_BACK", static_cast<std::size_t>(Composed::held_back));
+        note("Composed.UNCOMMON", static_cast<std::size_t>(Composed::uncommon));
+        note("Consumed.ALL", static_cast<std::size_t>(Consumed::all));
+        note("Consumed.BUT_HOMES", static_cast<std::size_t>(Consumed::but_homes));
+        note("Consumed.UNCOMMON", static_cast<std::size_t>(Consumed::uncommon));
         note("Status.PLANNED", status::planned);
         note("Status.CLAIMED", status::claimed);
         note("Status.DONE", status::done);
@@ -128,9 +134,9 @@ class BoardKernel {
 
 void bind_board(nb::module_ &m) {
     nb::class_<BoardKernel>(m, "BoardKernel", "Turns on the board, in the common case.")
-        .def(nb::init<ColumnBuffers, bool, bool, std::int64_t, std::int64_t>(),
-             nb::arg("columns"), nb::kw_only(), nb::arg("fixed"), nb::arg("rows_are_batch"),
-             nb::arg("batch_size"), nb::arg("depth"))
+        .def(nb::init<ColumnBuffers, bool, bool, bool, std::int64_t, std::int64_t>(),
+             nb::arg("columns"), nb::kw_only(), nb::arg("fixed"), nb::arg("in_order"),
+             nb::arg("rows_are_batch"), nb::arg("batch_size"), nb::arg("depth"))
         .def("plan", &BoardKernel::plan, nb::arg("keys"),
              "Plan a home batch of int keys; False, with nothing planned, for other keys.")
         .def("next_work", &BoardKernel::next_work, nb::arg("worker"), nb::arg("last"),
@@ -145,7 +151,7 @@ void bind_board(nb::module_ &m) {
              "Forget a delivered home batch: 0, or 1 where the tail of home batches must be "
              "moved on, or 2 where the case is not the common one.")
         .def_static("constants", &BoardKernel::constants,
-                    "The names and values that it shares with board.py.");
+                    "The names and values that it shares with board.py and kernel.py.");
 }
 
 }  // namespace hatchway

@@ -76,7 +76,4 @@ inline std::uint64_t ring_mask(std::size_t size) {
     return size - 1;
 }
 
-// See board_binding.cpp.
-void bind_board(nb::module_ &m);
-
 }  // namespace hatchway

@@ -45,7 +45,8 @@ static void fill_words(unsigned char *target, std::uint64_t key) {
     const auto high = static_cast<std::uint32_t>(key >> 32);
     std::uint32_t counter = low;
     for (std::uint32_t i = 0; i < kTwisterWords; ++i) {
-        std::uint32_t x = counter += 0x9E3779B9U;  // cheaper than a product
+        counter += 0x9E3779B9U;  // cheaper than a product with i
+        std::uint32_t x = counter;
         x = (x ^ (x >> 16)) * 0x21F0AAADU + high;
         x = (x ^ (x >> 15)) * 0xD35A2D97U;
         x ^= x >> 15;

@@ -16,7 +16,7 @@
 namespace hatchway {
 
 struct Rules {
-    bool fixed, rows_are_batch;
+    bool fixed, in_order, rows_are_batch;
     std::int64_t batch_size, depth;
 };
 
@@ -154,18 +154,17 @@ struct Visitor {
     double now_s, visit_s;
 };
 
-// Worker._claim, with Admission.has_seat, .free_stuck_chunks and .memory_left. The
+// Worker._claim, with Admission.free_stuck_chunks and .memory_left. The
 // number of samples claimed, from current[worker] on; 0 where the case is another.
 inline std::int64_t claim(const Board &at, const Visitor &visitor) {
     const std::size_t worker = visitor.worker;
     const std::int64_t first = at.head[head::cursor];
     const std::int64_t available = at.head[head::published] - first;
     if (available <= 0 || at.head[head::num_retry] != 0 ||
-        at.head[head::num_processes] > at.head[head::num_seats] ||
         is_stuck(at, worker, visitor.now_s, visitor.visit_s))
         return 0;
     const std::size_t home = at.home_slot(at.home[at.slot(first)]);
-    const bool has_rows = at.head[head::rows] == 1;
+    const bool has_rows = at.head[head::rows] == rows::agreed;
     if (has_rows && at.home_block[home] < 0) return 0;
     const std::int64_t needed = at.head[head::row_bytes] * at.home_count[home] +
                                 at.head[head::sample_bytes] * (visitor.want + at.head[head::num_processes]);
@@ -182,7 +181,7 @@ inline std::int64_t claim(const Board &at, const Visitor &visitor) {
     put(at.current[worker], first);
     put(at.started[worker], visitor.now_s);
     put(at.chunk_first[worker], first);
-    span_set(at.span[worker], 0, static_cast<std::uint32_t>(count));
+    put(at.span[worker], pack(0, static_cast<std::uint32_t>(count)));
     return count;
 }
 
@@ -191,13 +190,23 @@ inline bool any_outgoing(const Board &at, std::uint8_t status) {
            at.out_status + at.num_outgoing;
 }
 
+// Whether the training loop may have a batch to take.
+inline bool may_be_ready(const Board &at, const Rules &rules) {
+    if (rules.in_order)
+        return at.out_status[at.out_slot(at.head[head::out_tail])] == outgoing::ready;
+    return any_outgoing(at, outgoing::ready);
+}
+
 // Worker._next_work: hand in, make batches, claim samples. The number of samples
-// claimed; 0 where the case is another: the twin, begun anew, finds what is done done.
+// claimed; 0 where the case is another (among them: that there are background
+// workers): the twin, begun anew, finds what is done done.
 inline std::int64_t next_work(const Board &at, const Rules &rules, const Visitor &visitor,
                               std::vector<std::int64_t> &chosen) {
     std::uint64_t &span = at.span[visitor.worker];
-    if (at.head[head::stop] != 0 || (!visitor.has_run_all && end_of(span) != 0)) return 0;
-    span_set(span, 0, 0);
+    if (at.head[head::stop] != 0 || (!visitor.has_run_all && end_of(span) != 0) ||
+        at.head[head::num_processes] > at.head[head::num_seats])
+        return 0;
+    put(span, pack(0, 0));
     bool is_held_back = false;
     if (visitor.last >= 0) {
         put(at.started[visitor.worker], 0.0);
@@ -210,7 +219,7 @@ inline std::int64_t next_work(const Board &at, const Rules &rules, const Visitor
     // News for the training loop, or a batch to collate.
     const std::int64_t waiting = at.head[head::waiting];
     if (waiting == waiting::epoch_end || (waiting == waiting::batch && is_held_back) ||
-        (waiting != waiting::nothing && any_outgoing(at, outgoing::ready)) ||
+        (waiting != waiting::nothing && may_be_ready(at, rules)) ||
         any_outgoing(at, outgoing::composed))
         return 0;
     return claim(at, visitor);

@@ -229,6 +229,15 @@ class Epochs:
                 continue
             idle = 0
 
+    def step_someone(self, choose: Callable[[int], int]) -> None:
+        """Let a worker, or the training loop, run on."""
+        able = [i for i in self.crew.actors if self.crew.can_step(i)]
+        which = choose(len(able) + 1)
+        if which < len(able):
+            self.crew.step(able[which])
+        elif not self.finished:
+            self.ask()
+
     def check_running(self) -> None:
         """What holds whenever nobody holds the lock."""
         board, head = self.board, self.board.head

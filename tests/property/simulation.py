@@ -21,8 +21,9 @@ from unittest import mock
 import hatchway.loader
 from hatchway.loader import admission, lease, native, rescue, worker
 from hatchway.loader.board import Board, BoardShape
-from hatchway.loader.commons import Commons, CommonsConfig, Visit, board_kernel
+from hatchway.loader.commons import Commons, CommonsConfig, Visit
 from hatchway.loader.delivery import Delivery, DeliveryRules
+from hatchway.loader.kernel import board_kernel
 from hatchway.loader.pool import Pool
 from hatchway.loader.schedule import Schedule
 from hatchway.loader.task import WorkerTask
@@ -279,10 +280,8 @@ class Crew:
         )
         self.commons.kernel = None
         if not pure and native.MODULE is not None:
-            board = self.commons.board
-            kernel = board_kernel(board, rules)
-            memory_of_board = self.commons._parts[1].memory
-            self.commons.kernel = Twins(kernel, memory_of_board, board, self.heap, rules)
+            kernel = board_kernel(self.commons.board, rules)
+            self.commons.kernel = Twins(kernel, self.commons._parts[1].memory, self.commons, rules)
         self.commons.delivery = Delivery(self.commons.board, self.heap, rules, self.commons.kernel)
         self._load, self._collate = load, collate
         self._task = WorkerTask(

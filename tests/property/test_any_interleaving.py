@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from hatchway.loader import native
 from tests.property.epochs import Epochs, Setting
 
 LONGEST_CHUNK_S = 0.01
@@ -47,6 +48,41 @@ def test_each_epoch_is_whole_whoever_runs_first(
             epochs.run_out(choose)
             epochs.check_running()
             epochs.check_epoch()
+        epochs.check_memory()
+    finally:
+        epochs.close()
+
+
+@pytest.mark.skipif(native.MODULE is None, reason="there is no native code here")
+@pytest.mark.parametrize("order", ["strict", "overtaking", "ready"])
+def test_each_native_turn_is_compared_with_its_twin(order: str) -> None:
+    epochs = Epochs(Setting(order=order, num_samples=40, window=4, patience_s=1e-9))
+    try:
+        epochs.run_out(random.Random(2).randrange)
+        compared = epochs.commons.kernel.compared
+    finally:
+        epochs.close()
+    assert compared["plan"] == 14
+    assert compared["next_work"] >= 5
+    assert compared["consume"] >= 5
+    assert compared["compose"] >= 1
+
+
+@pytest.mark.parametrize("odd_keys", [False, True])
+@pytest.mark.parametrize("order", ["strict", "overtaking", "ready"])
+@pytest.mark.parametrize("num_steps", [0, 5, 25])
+def test_an_epoch_that_is_given_up_leaves_no_block_behind(
+    num_steps: int, order: str, odd_keys: bool
+) -> None:
+    epochs = Epochs(Setting(order=order, odd_keys=odd_keys, num_samples=30, window=4))
+    choose = random.Random(num_steps).randrange
+    try:
+        for _ in range(4):
+            for _ in range(num_steps):
+                epochs.step_someone(choose)
+            epochs.reset()
+        epochs.run_out(choose)
+        epochs.check_epoch()
         epochs.check_memory()
     finally:
         epochs.close()

@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from hatchway.loader.board import Board, Running
+from hatchway.loader.admission import Admission
+from hatchway.loader.board import Board, Head, Running, Waiting
 from hatchway.loader.delivery import Delivery, DeliveryRules
-from hatchway.loader.heap import Heap
-from hatchway.loader.native import Turn
+from hatchway.loader.kernel import Composed, Consumed
 from hatchway.loader.retirement import Retirement
 from hatchway.loader.schedule import Schedule
 
 
 class Twins:
-    """Stands in for a BoardKernel: runs it and its twin, and compares what they leave."""
+    """Stands in for a BoardKernel: runs it and its twin, and compares what they leave.
 
-    def __init__(
-        self, kernel: Any, memory: Any, board: Board, heap: Heap, rules: DeliveryRules
-    ) -> None:
+    Attributes:
+        compared: How often each turn was compared; not where it was left to the twin.
+    """
+
+    def __init__(self, kernel: Any, memory: Any, commons: Any, rules: DeliveryRules) -> None:
+        board: Board = commons.board
+        self.compared: Counter[str] = Counter()
         self._kernel = kernel
         self._memory = memoryview(memory)
+        self._commons = commons
         self._board = board
-        self._schedule = Schedule(board, heap, None if rules.fixed else rules.batch_size)
-        self._delivery = Delivery(board, heap, rules)
-        self._retirement = Retirement(board, heap)
-        self.num_compared = 0
+        self._schedule = Schedule(board, commons.heap, None if rules.fixed else rules.batch_size)
+        self._delivery = Delivery(board, commons.heap, rules)
+        self._retirement = Retirement(board, commons.heap)
 
     def plan(self, keys: list[Any]) -> bool:
         def twin() -> bool:
             self._schedule.publish(len(keys), np.array(keys, np.int64))
             return True
 
-        return bool(self._compare(lambda: self._kernel.plan(keys), twin, uncommon=False))
+        return bool(self._compare("plan", lambda: self._kernel.plan(keys), twin, left=False))
 
     def next_work(
         self,
@@ -46,13 +51,21 @@ class Twins:
         visit_s: float,
         most_bytes: int,
     ) -> int:
-        board = self._board
+        board, delivery = self._board, self._delivery
 
         def twin() -> int:
+            head, admission = board.head, Admission(self._commons, worker)
+            assert not head[Head.STOP]
+            assert head[Head.WAITING] != Waiting.EPOCH_END
             board.span.cells[worker] = 0
             if last >= 0:
                 board.started.cells[worker] = 0.0
-                self._delivery.compose(last, now_s)
+                is_held_back = delivery.compose(last, now_s)
+                assert not (is_held_back and head[Head.WAITING] == Waiting.BATCH)
+            assert not (head[Head.WAITING] and delivery.is_ready())
+            assert not delivery.has_to_collate()
+            assert admission.has_seat()
+            assert admission.memory_left(want)
             claim = self._schedule.claim(worker, want)
             assert claim is not None
             board.running.cells[worker] = Running.SAMPLE
@@ -66,40 +79,42 @@ class Twins:
                 worker, last, has_run_all, want, now_s, visit_s, most_bytes
             )
 
-        return int(self._compare(native, twin, uncommon=0))
+        return int(self._compare("next_work", native, twin, left=0))
 
     def compose(self, position: int, now_s: float) -> int:
         def twin() -> int:
             is_held_back = self._delivery.compose(position, now_s)
-            return Turn.HELD_BACK if is_held_back else Turn.DONE
+            return Composed.HELD_BACK if is_held_back else Composed.ALL
 
         def native() -> Any:
             return self._kernel.compose(position, now_s)
 
-        return int(self._compare(native, twin, uncommon=Turn.UNCOMMON))
+        return int(self._compare("compose", native, twin, left=Composed.UNCOMMON))
 
     def consume(self, first: int, end: int) -> int:
         def twin() -> int:
             self._retirement.consume(np.arange(first, end))
-            return Turn.DONE
+            return Consumed.ALL
 
         def native() -> Any:
-            turn = self._kernel.consume(first, end)
-            if turn == Turn.BUT_HOMES:
+            consumed = self._kernel.consume(first, end)
+            if consumed == Consumed.BUT_HOMES:
                 self._retirement.advance()
-                return Turn.DONE
-            return turn
+                return Consumed.ALL
+            return consumed
 
-        return int(self._compare(native, twin, uncommon=Turn.UNCOMMON))
+        return int(self._compare("consume", native, twin, left=Consumed.UNCOMMON))
 
-    def _compare(self, native: Callable[[], Any], twin: Callable[[], Any], uncommon: Any) -> Any:
+    def _compare(
+        self, turn: str, native: Callable[[], Any], twin: Callable[[], Any], left: Any
+    ) -> Any:
         before = bytes(self._memory)
         answer = native()
         after = bytes(self._memory)
-        if answer == uncommon:
+        if answer == left:
             return answer  # the twin goes on from what is done
         self._memory[:] = before
-        assert twin() == answer, "the twin does something else"
-        assert bytes(self._memory) == after, "the twin leaves another board"
-        self.num_compared += 1
+        assert twin() == answer, f"the twin of {turn} does something else"
+        assert bytes(self._memory) == after, f"the twin of {turn} leaves another board"
+        self.compared[turn] += 1
         return answer

@@ -46,15 +46,14 @@ def test_no_fast_sample_waits_behind_slow_ones_that_hold_all_workers() -> None:
 
 def test_fast_samples_go_on_in_a_long_step_when_another_slow_one_comes() -> None:
     # The second slow sample is planned in the step: the loop cannot start a worker then.
-    dataset = Gated(40, held={0, 12})
+    # (39, 38 and 37 wait for 13, 14 and 15: so these tell when they ended.)
+    dataset = Gated(40, held={0, 12}, after={39: 13, 38: 14, 37: 15})
     iterator = iter(ready(dataset, batch_size=4, prefetch_factor=1))
     next(iterator)
     time.sleep(0.1)  # sample 0 is slow now, as the loop sees when it asks again
     next(iterator)
-    deadline = time.monotonic() + PATIENCE_S
-    while not all(dataset.num_runs[13:16]):
-        assert time.monotonic() < deadline, "slow samples hold all workers"
-        time.sleep(0.01)
+    for number in (13, 14, 15):
+        assert dataset.ended[number].wait(PATIENCE_S), "slow samples hold all workers"
     dataset.gate.set()
     assert sum(len(numbers(batch)) for batch in iterator) == 32
 

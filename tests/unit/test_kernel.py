@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from hatchway.loader import board as board_module
+from hatchway.loader import kernel as kernel_module
 from hatchway.loader import native
 from hatchway.loader.board import Board, BoardShape, Head, Kind, Outgoing, Status, Waiting
-from hatchway.loader.commons import board_kernel
 from hatchway.loader.delivery import DeliveryRules
-from hatchway.loader.native import Turn
+from hatchway.loader.kernel import Composed, Consumed, board_kernel
 
 pytestmark = pytest.mark.skipif(native.MODULE is None, reason="there is no native code here")
 BATCH = 3
@@ -49,7 +49,8 @@ def _finish(at: Any, *positions: int) -> None:
 def test_it_calls_things_by_the_numbers_of_the_board() -> None:
     for name, value in native.MODULE.BoardKernel.constants().items():
         group, member = name.split(".")
-        assert getattr(getattr(board_module, group), member) == value, name
+        module = kernel_module if group in ("Composed", "Consumed") else board_module
+        assert getattr(getattr(module, group), member) == value, name
 
 
 @pytest.mark.parametrize("keys", [["a", 1], [True, 2], [1, 2**63], [1.0]])
@@ -180,16 +181,20 @@ def test_a_loop_that_does_not_know_yet_is_told_what_holds_its_batch_back(
     assert _claim(at, last=4) == claimed
 
 
-@pytest.mark.parametrize(("running_s", "turn"), [(0.4, Turn.HELD_BACK), (0.6, Turn.DONE)])
-def test_a_batch_waits_for_a_running_sample_that_is_not_slow(running_s: float, turn: int) -> None:
+@pytest.mark.parametrize(
+    ("running_s", "composed"), [(0.4, Composed.HELD_BACK), (0.6, Composed.ALL)]
+)
+def test_a_batch_waits_for_a_running_sample_that_is_not_slow(
+    running_s: float, composed: int
+) -> None:
     at = _new()
     at.kernel.plan([1, 2, 3])
     at.kernel.plan([4, 5, 6])
     _claim(at, want=1)
     at.board.started.cells[0] = 10.0 - running_s
     _finish(at, 1, 2, 3)
-    assert at.kernel.compose(-1, 10.0) == turn
-    assert at.board.head[Head.OUT_HEAD] == (turn == Turn.DONE)
+    assert at.kernel.compose(-1, 10.0) == composed
+    assert at.board.head[Head.OUT_HEAD] == (composed == Composed.ALL)
 
 
 def test_a_batch_does_not_wait_for_what_comes_after_it() -> None:
@@ -199,7 +204,7 @@ def test_a_batch_does_not_wait_for_what_comes_after_it() -> None:
     _finish(at, 0, 1, 2)
     at.board.status.cells[4] = Status.CLAIMED
     at.board.started.cells[0] = 10.0
-    assert at.kernel.compose(-1, 10.0) == Turn.DONE
+    assert at.kernel.compose(-1, 10.0) == Composed.ALL
     assert at.board.members[0].tolist() == [0, 1, 2]
     assert at.board.status.array[:5].tolist() == [Status.TAKEN] * 3 + [Status.PLANNED, 2]
 
@@ -214,7 +219,7 @@ def test_failed_and_collated_samples_are_left_to_the_twin(what: str, fixed: bool
         at.board.status.cells[1] = Status.FAILED
     else:
         at.board.kind.cells[1] = Kind.COLLATED
-    assert at.kernel.compose(1, 10.0) == Turn.UNCOMMON
+    assert at.kernel.compose(1, 10.0) == Composed.UNCOMMON
     assert at.board.head[Head.OUT_HEAD] == 0
     assert not at.board.home_emitted.cells[0]
 
@@ -223,16 +228,26 @@ def test_a_home_batch_with_a_block_is_left_to_the_twin() -> None:
     at = _new(fixed=True)
     at.kernel.plan([1, 2, 3])
     at.board.home_block.cells[0] = 4
-    assert at.kernel.consume(0, 3) == Turn.UNCOMMON
+    assert at.kernel.consume(0, 3) == Consumed.UNCOMMON
     at.board.home_block.cells[0] = -1
-    assert at.kernel.consume(0, 2) == Turn.UNCOMMON, "a part of it"
-    assert at.kernel.consume(0, 3) == Turn.DONE
+    assert at.kernel.consume(0, 2) == Consumed.UNCOMMON, "a part of it"
+    assert at.kernel.consume(0, 3) == Consumed.ALL
     assert at.board.head[Head.TAIL] == 3
     assert at.board.head[Head.HOME_TAIL] == 1
 
 
-def test_columns_that_do_not_fit_together_are_refused() -> None:
-    at = _new()
-    columns = {**at.board.columns(), "kind": bytearray(8)}
-    with pytest.raises(ValueError, match="do not fit together"):
-        native.MODULE.BoardKernel(columns, fixed=True, rows_are_batch=True, batch_size=1, depth=2)
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ({"kind": bytearray(8)}, "do not fit together"),
+        ({"out_status": bytearray()}, "a power of two"),
+        ({"span": bytearray(15)[7:]}, "do not fit together"),
+    ],
+    ids=str,
+)
+def test_columns_that_do_not_fit_together_are_refused(column: Any, said: str) -> None:
+    columns = {**_new().board.columns(), **column}
+    with pytest.raises(ValueError, match=said):
+        native.MODULE.BoardKernel(
+            columns, fixed=True, in_order=True, rows_are_batch=True, batch_size=1, depth=2
+        )

@@ -6,7 +6,7 @@ from typing import Any
 class BoardKernel:
     """Turns on the board, in the common case."""
 
-    def __init__(self, columns: dict[str, object], *, fixed: bool, rows_are_batch: bool, batch_size: int, depth: int) -> None: ...
+    def __init__(self, columns: dict[str, object], *, fixed: bool, in_order: bool, rows_are_batch: bool, batch_size: int, depth: int) -> None: ...
 
     def plan(self, keys: list[Any]) -> bool:
         """
@@ -30,7 +30,7 @@ class BoardKernel:
 
     @staticmethod
     def constants() -> dict[str, int]:
-        """The names and values that it shares with board.py."""
+        """The names and values that it shares with board.py and kernel.py."""
 
 def abi_version() -> int:
     """Version of this module's interface."""

@@ -8,10 +8,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from hatchway.loader import native
 from hatchway.loader.board import Board, BoardShape, Head, Running
 from hatchway.loader.delivery import Delivery, DeliveryRules
 from hatchway.loader.heap import ADDRESSES_PER_BYTE, Heap
+from hatchway.loader.kernel import board_kernel
 from hatchway.loader.lease import BlockLease, lease, lease_block
 from hatchway.loader.schedule import Schedule
 from hatchway.loader.shared import Bell, ProcessLock, SharedMapping
@@ -132,19 +132,6 @@ class Commons:
         lock.close()
         for each in (bell, *worker_bells):
             each.close()
-
-
-def board_kernel(board: Board, rules: DeliveryRules) -> Any:
-    """The native twin of the most common turns on a board; None without native code."""
-    if native.MODULE is None:
-        return None
-    return native.MODULE.BoardKernel(
-        board.columns(),
-        fixed=rules.fixed,
-        rows_are_batch=rules.rows_are_batch,
-        batch_size=rules.batch_size,
-        depth=rules.depth,
-    )
 
 
 def _reopen(*parts: Any) -> Commons:

@@ -5,13 +5,14 @@ outgoing batch is a home batch, made when its last sample is done. Otherwise
 (``order="ready"``) it is made of the finished samples that come first in the
 sampler's order, and as late as possible: only ``depth`` batches are ever made
 ahead of the training loop. After MinatoLoader (arXiv:2509.10712), section 4,
-but for the order, which the paper gives up.
+but for the order, which the paper gives up. The methods that compose have twins in
+native/loader/turns.hpp.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,11 @@ from numpy.typing import NDArray
 from hatchway.loader.board import Board, Head, Kind, Outgoing, Status
 from hatchway.loader.fastlane import waits_for_fast
 from hatchway.loader.heap import Heap
-from hatchway.loader.native import Turn
+from hatchway.loader.kernel import Composed
 from hatchway.loader.retirement import Retirement
+
+if TYPE_CHECKING:
+    from hatchway.loader._native import BoardKernel
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,9 @@ class Delivery:
         kernel: The native twin of the most common turns, or None.
     """
 
-    def __init__(self, board: Board, heap: Heap, rules: DeliveryRules, kernel: Any = None) -> None:
+    def __init__(
+        self, board: Board, heap: Heap, rules: DeliveryRules, kernel: BoardKernel | None = None
+    ) -> None:
         self._board = board
         self._heap = heap
         self._rules = rules
@@ -84,9 +90,9 @@ class Delivery:
             Whether a batch is held back for a running sample that is not slow yet.
         """
         if self._kernel is not None and now_s is not None:
-            turn = self._kernel.compose(position, now_s)
-            if turn != Turn.UNCOMMON:
-                return bool(turn == Turn.HELD_BACK)
+            composed = self._kernel.compose(position, now_s)
+            if composed != Composed.UNCOMMON:
+                return composed == Composed.HELD_BACK
         if not self._rules.fixed:
             return self._compose_free(now_s)
         if position >= 0:
@@ -218,6 +224,10 @@ class Delivery:
     def forget(self, positions: NDArray[np.int64]) -> None:
         """Drop samples that nobody will take."""
         self._retirement.consume(positions)
+
+    def forget_homes(self) -> None:
+        """Free the home batches of an epoch that was given up, begun or not."""
+        self._retirement.advance()
 
     def _compose_home(self, home: int) -> None:
         board = self._board

@@ -1,4 +1,7 @@
-"""Which running samples are worth waiting for. Pure: a function of board and time."""
+"""Which running samples are worth waiting for. Pure: a function of board and time.
+
+Twin: in compose_free, in native/loader/turns.hpp.
+"""
 
 from __future__ import annotations
 

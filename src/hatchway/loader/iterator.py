@@ -46,7 +46,7 @@ _DEPTH = 2
 _MOST_AHEAD = 1 << 16
 _MOST_BLOCKS = 1 << 20
 # While the loop waits it looks at the workers this often at most: where a batch
-# waits for a sample to become slow, and to see whether slow samples hold them all.
+# waits for a sample to become slow, and to see whether slow samples hold nearly all.
 _SHORTEST_LOOK_S = 0.005
 _LOOK_S = 0.05
 # A worker's sentinel stays quiet while a process that it forked lives: look by oneself.

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import Any, Final
+from typing import Any
 
 ABI_VERSION = 5
-
-
-class Turn:
-    """How far the native twin of a turn on the board came; see native/loader/turns.hpp."""
-
-    DONE: Final = 0
-    HELD_BACK: Final = 1
-    BUT_HOMES: Final = 1
-    UNCOMMON: Final = 2
 
 
 def _load() -> Any:

@@ -1,4 +1,4 @@
-"""What the training process does when workers die, or when slow samples hold them all."""
+"""What the training process does when workers die, or when slow samples hold nearly all."""
 
 from __future__ import annotations
 

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hatchway.loader.board import Board, Head, Status
 from hatchway.loader.heap import Heap
-from hatchway.loader.native import Turn
+from hatchway.loader.kernel import Consumed
+
+if TYPE_CHECKING:
+    from hatchway.loader._native import BoardKernel
 
 
 class Retirement:
     """Frees what delivered samples took. Every method holds the lock."""
 
-    def __init__(self, board: Board, heap: Heap, kernel: Any = None) -> None:
+    def __init__(self, board: Board, heap: Heap, kernel: BoardKernel | None = None) -> None:
         self._board = board
         self._heap = heap
         self._kernel = kernel
 
     def consume(self, positions: NDArray[np.int64]) -> None:
-        """Forget samples that have been delivered, and free what held them."""
+        """Forget samples that have been delivered, and free what held them.
+
+        Twin: consume_home in native/loader/turns.hpp, for one home batch.
+        """
         if not len(positions):
             return
         board = self._board
         first, end = int(positions[0]), int(positions[-1]) + 1
         is_run = end - first == len(positions)
         if is_run and self._kernel is not None:
-            turn = self._kernel.consume(first, end)
-            if turn == Turn.BUT_HOMES:
+            consumed = self._kernel.consume(first, end)
+            if consumed == Consumed.BUT_HOMES:
                 self.advance()
-            if turn != Turn.UNCOMMON:
+            if consumed != Consumed.UNCOMMON:
                 return
         # Slices are several times as fast as lists of slots, and batches mostly are runs.
         places: list[Any] = board.slots(first, end) if is_run else [positions & board.mask]

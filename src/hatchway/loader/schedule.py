@@ -57,6 +57,8 @@ class Schedule:
     def publish(self, count: int, keys: NDArray[np.int64] | None, keys_block: int = -1) -> int:
         """Plan a home batch; return its number.
 
+        Twin: plan_home in native/loader/turns.hpp, for keys that are plain ints.
+
         Args:
             count: How many samples the batch has.
             keys: The dataset's indices, or None when they are not plain ints.
@@ -89,6 +91,8 @@ class Schedule:
 
     def claim(self, worker: int, want: int, *, memory_left: bool = True) -> Claim | None:
         """Give ``worker`` up to ``want`` positions of one home batch.
+
+        Twin: claim in native/loader/turns.hpp, for those after the cursor.
 
         Args:
             worker: Who asks.

@@ -36,7 +36,7 @@ class LoaderStatistics:
         displacement_quantiles: Positions after its turn that a sample came, by
             quantile (0.5, 0.9, 0.99), over all samples.
         num_workers_alive: Worker processes now, background workers included.
-        num_background_workers: Workers started because slow samples held all.
+        num_background_workers: Workers started because slow samples held nearly all.
         num_restarts: Workers that died and were replaced.
         order: ``"strict"`` or ``"ready"``, as it was chosen.
     """
