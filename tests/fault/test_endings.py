@@ -81,6 +81,11 @@ ENDINGS = {
         "import psutil\nassert not psutil.Process().children()\nsay('done')"
     ),
     "an iterator that never began": "it = iter(loader())\nsay('done')",
+    "a daemon thread at a batch": (
+        "import threading\nhad_one = threading.Event()\n"
+        "def train():\n    for batch in loader():\n        had_one.set()\n        time.sleep(60)\n"
+        "threading.Thread(target=train, daemon=True).start()\nhad_one.wait()\nsay('done')"
+    ),
     "batches that outlive everything": (
         "l = loader()\nit = iter(l)\nkept = [next(it) for _ in range(5)]\ndel it, l\n"
         "assert [batch[0][:, 0].tolist() for batch in kept] == "

@@ -38,7 +38,7 @@ class LoaderStatistics:
         num_workers_alive: Worker processes now, background workers included.
         num_background_workers: Workers started because slow samples held nearly all.
         num_restarts: Workers that died and were replaced.
-        order: ``"strict"`` or ``"ready"``, as it was chosen.
+        order: ``"strict"`` or ``"ready"``, as it was chosen; empty before the first pass.
     """
 
     num_samples: int = 0
@@ -59,7 +59,7 @@ class LoaderStatistics:
     num_workers_alive: int = 0
     num_background_workers: int = 0
     num_restarts: int = 0
-    order: str = "strict"
+    order: str = ""
 
     @property
     def wait_share(self) -> float:

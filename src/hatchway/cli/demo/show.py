@@ -215,6 +215,7 @@ class Show:
                 "Longest wait: after the first batch."
             ),
         )
+        self._warn_of_others(summaries)
         several = ""
         if len(summaries[0].epochs) > 1:
             several = f"; of {len(summaries[0].epochs)} epochs each the one of median length"
@@ -262,7 +263,6 @@ class Show:
             f"Every loader delivered each of the {num_cases} cases exactly once in each epoch."
         )
         self._tell_displaced(summaries)
-        self._warn_of_others(summaries)
         self._screen.line(
             "In your own code, one line changes: [bold]from hatchway import DataLoader[/bold]"
         )
@@ -280,9 +280,10 @@ class Show:
         )
 
     def _warn_of_others(self, summaries: Sequence[Summary]) -> None:
-        shares = [record.others_share or 0.0 for each in summaries for record in each.epochs]
-        if max(shares) > WORTH_A_WARNING:
+        shares = {each.name: each.shown.others_share or 0.0 for each in summaries}
+        if max(shares.values()) > WORTH_A_WARNING:
+            took = ", ".join(f"{share:.0%} beside {name}" for name, share in shares.items())
             self._screen.line(
-                f"[yellow]Other programs took {min(shares):.0%} to {max(shares):.0%} of the CPUs "
-                "meanwhile: compare with care.[/yellow]"
+                f"[yellow]Other programs took of the CPUs {took}: compare with care, or run it "
+                "again when they are done.[/yellow]"
             )
