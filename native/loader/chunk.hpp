@@ -78,12 +78,15 @@ inline Return run_chunk(const Columns &at, ChunkState &state, PyObject *dataset,
         }
         PyObject *value = PyObject_GetItem(dataset, key);
         Py_DECREF(key);
+        const bool is_written =
+            value != nullptr && node != nullptr &&
+            write_value(*node, static_cast<std::size_t>(at.row[slot]), value);
+        // Writing its row belongs to a sample: a large one takes longer to write than to get.
         const double ended = monotonic_s();
         at.seconds[slot] = static_cast<float>(ended - begun);
         state.ended = ended;
         ++state.done;
-        if (value == nullptr || node == nullptr ||
-            !write_value(*node, static_cast<std::size_t>(at.row[slot]), value)) {
+        if (!is_written) {
             *sample = value;
             return Return::unwritten;
         }

