@@ -252,7 +252,7 @@ class SampleRunner:
             return
         finally:
             board.seconds.cells[position & board.mask] = time.monotonic() - begun
-        self._put_and_publish(position, sample, keys, is_single)
+        self._put_and_publish(position, sample, keys, is_single, begun)
 
     def _key(self, position: int, keys: list[Any] | None) -> Any:
         """The dataset's index at a position."""
@@ -260,9 +260,17 @@ class SampleRunner:
         return self._board.key.cells[slot] if keys is None else keys[self._board.row.cells[slot]]
 
     def _put_and_publish(
-        self, position: int, sample: Any, keys: list[Any] | None, is_single: bool
+        self,
+        position: int,
+        sample: Any,
+        keys: list[Any] | None,
+        is_single: bool,
+        begun: float | None = None,
     ) -> None:
-        """Store a sample the general way; one that cannot be stored has failed."""
+        """Store a sample the general way; one that cannot be stored has failed.
+
+        If it began at ``begun``, writing its row belongs to its time, as in the native loop.
+        """
         status = Status.DONE
         try:
             if is_single:
@@ -270,9 +278,8 @@ class SampleRunner:
             else:
                 slot, board = position & self._board.mask, self._board
                 kind = board.kind.cells[slot] = self._store.put_sample(position, sample)
-                if kind == Kind.ROW:  # as in the native loop
-                    taken_s = time.monotonic() - board.started.cells[self._worker_id]
-                    board.seconds.cells[slot] = taken_s
+                if kind == Kind.ROW and begun is not None:
+                    board.seconds.cells[slot] = time.monotonic() - begun
         except CAUGHT as error:
             self._put_failure(position, self._key(position, keys), error)
             status = Status.FAILED
