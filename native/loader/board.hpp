@@ -27,10 +27,10 @@ namespace rows {
 inline constexpr std::int64_t agreed = 1;  // _AGREED in store.py
 }
 namespace head {
-inline constexpr std::size_t stop = 1, waiting = 2, published = 6, cursor = 7, tail = 8, num_retry = 9, homes = 10,
-                             home_tail = 11, out_tail = 13, out_head = 14, rows = 15,
-                             row_bytes = 17, resident = 20, sample_bytes = 22, num_seats = 25,
-                             num_processes = 26;
+inline constexpr std::size_t stop = 1, waiting = 2, published = 6, cursor = 7, tail = 8,
+                             num_retry = 9, homes = 10, home_tail = 11, out_tail = 13,
+                             out_head = 14, rows = 15, row_bytes = 17, resident = 20,
+                             sample_bytes = 22, num_seats = 25, num_processes = 26;
 }
 
 struct Board {
@@ -56,7 +56,7 @@ struct Board {
     std::uint8_t *running;
 
     std::uint64_t mask, home_mask, out_mask;
-    std::size_t num_outgoing, num_workers, num_members;
+    std::size_t num_workers, num_members;
 
     std::size_t slot(std::int64_t position) const {
         return static_cast<std::uint64_t>(position) & mask;
@@ -68,6 +68,42 @@ struct Board {
         return static_cast<std::uint64_t>(number) & out_mask;
     }
 };
+
+// What has as many cells as another column of the same table.
+enum class Table { head, cut, positions, homes, outgoing, members, workers };
+
+// Calls open(table, name, cells) for each column.
+template <class Open>
+void each_column(Board &at, Open &&open) {
+    open(Table::head, "head", at.head);
+    open(Table::cut, "cut_s", at.cut_s);
+    open(Table::positions, "status", at.status);
+    open(Table::positions, "attempts", at.attempts);
+    open(Table::positions, "kind", at.kind);
+    open(Table::positions, "worker", at.worker);
+    open(Table::positions, "row", at.row);
+    open(Table::positions, "block", at.block);
+    open(Table::positions, "key", at.key);
+    open(Table::positions, "home", at.home);
+    open(Table::homes, "home_count", at.home_count);
+    open(Table::homes, "home_block", at.home_block);
+    open(Table::homes, "home_keys", at.home_keys);
+    open(Table::homes, "home_emitted", at.home_emitted);
+    open(Table::homes, "home_first", at.home_first);
+    open(Table::outgoing, "out_status", at.out_status);
+    open(Table::outgoing, "out_kind", at.out_kind);
+    open(Table::outgoing, "out_attempts", at.out_attempts);
+    open(Table::outgoing, "out_fixed", at.out_fixed);
+    open(Table::outgoing, "out_count", at.out_count);
+    open(Table::outgoing, "out_block", at.out_block);
+    open(Table::outgoing, "out_first", at.out_first);
+    open(Table::members, "members", at.members);
+    open(Table::workers, "span", at.span);
+    open(Table::workers, "chunk_first", at.chunk_first);
+    open(Table::workers, "current", at.current);
+    open(Table::workers, "started", at.started);
+    open(Table::workers, "running", at.running);
+}
 
 // A test of what a death leaves behind defines it; see tests/property/cut_turns.cpp.
 #ifndef HATCHWAY_BEFORE_PUT

@@ -3,6 +3,7 @@
 #include <nanobind/nanobind.h>
 
 #include <cstdint>
+#include <map>
 #include <vector>
 
 #include "board.hpp"
@@ -16,43 +17,27 @@ namespace {
 using Constants = nb::typed<nb::dict, nb::str, int>;
 using Keys = nb::typed<nb::list, nb::any>;
 
+bool is_ring(Table table) {
+    return table == Table::positions || table == Table::homes || table == Table::outgoing;
+}
+
 class BoardKernel {
   public:
     BoardKernel(ColumnBuffers columns, bool fixed, bool in_order, bool rows_are_batch,
                 std::int64_t batch_size, std::int64_t depth)
         : held_(columns), rules_{fixed, in_order, rows_are_batch, batch_size, depth} {
-        held_.open("head", at_.head, 64);
-        held_.open("cut_s", at_.cut_s, 2);
-        const std::size_t positions = held_.open("status", at_.status);
-        at_.mask = ring_mask(positions);
-        held_.open("attempts", at_.attempts, positions);
-        held_.open("kind", at_.kind, positions);
-        held_.open("worker", at_.worker, positions);
-        held_.open("row", at_.row, positions);
-        held_.open("block", at_.block, positions);
-        held_.open("key", at_.key, positions);
-        held_.open("home", at_.home, positions);
-        const std::size_t homes = held_.open("home_count", at_.home_count);
-        at_.home_mask = ring_mask(homes);
-        held_.open("home_block", at_.home_block, homes);
-        held_.open("home_keys", at_.home_keys, homes);
-        held_.open("home_emitted", at_.home_emitted, homes);
-        held_.open("home_first", at_.home_first, homes);
-        const std::size_t outgoing = held_.open("out_status", at_.out_status);
-        at_.num_outgoing = outgoing;
-        at_.out_mask = ring_mask(outgoing);
-        held_.open("out_kind", at_.out_kind, outgoing);
-        held_.open("out_attempts", at_.out_attempts, outgoing);
-        held_.open("out_fixed", at_.out_fixed, outgoing);
-        held_.open("out_count", at_.out_count, outgoing);
-        held_.open("out_block", at_.out_block, outgoing);
-        held_.open("out_first", at_.out_first, outgoing);
-        at_.num_members = held_.open("members", at_.members) / outgoing;
-        at_.num_workers = held_.open("span", at_.span);
-        held_.open("chunk_first", at_.chunk_first, at_.num_workers);
-        held_.open("current", at_.current, at_.num_workers);
-        held_.open("started", at_.started, at_.num_workers);
-        held_.open("running", at_.running, at_.num_workers);
+        std::map<Table, std::size_t> sizes{{Table::head, 64}, {Table::cut, 2}};
+        each_column(at_, [&](Table table, const char *name, auto *&cells) {
+            const std::size_t count = held_.open(name, cells);
+            const auto [size, is_first] = sizes.try_emplace(table, count);
+            if (is_first && is_ring(table)) ring_mask(count);
+            if (size->second != count) throw nb::value_error("columns do not fit together");
+        });
+        at_.mask = ring_mask(sizes[Table::positions]);
+        at_.home_mask = ring_mask(sizes[Table::homes]);
+        at_.out_mask = ring_mask(sizes[Table::outgoing]);
+        at_.num_workers = sizes[Table::workers];
+        at_.num_members = sizes[Table::members] / sizes[Table::outgoing];
         if (batch_size < 1 || (!fixed && static_cast<std::size_t>(batch_size) > at_.num_members))
             throw nb::value_error("members do not fit the batch size");
     }

@@ -16,35 +16,24 @@ namespace nb = nanobind;
 
 using ColumnBuffers = nb::typed<nb::dict, nb::str, nb::object>;
 
-class WritableBuffer {
+template <int kFlags, class Bytes>
+class Buffer {
   public:
-    explicit WritableBuffer(nb::handle source) {
-        if (PyObject_GetBuffer(source.ptr(), &view_, PyBUF_WRITABLE) != 0) throw nb::python_error();
+    explicit Buffer(nb::handle source) {
+        if (PyObject_GetBuffer(source.ptr(), &view_, kFlags) != 0) throw nb::python_error();
     }
-    WritableBuffer(const WritableBuffer &) = delete;
-    WritableBuffer &operator=(const WritableBuffer &) = delete;
-    ~WritableBuffer() { PyBuffer_Release(&view_); }
+    Buffer(const Buffer &) = delete;
+    Buffer &operator=(const Buffer &) = delete;
+    ~Buffer() { PyBuffer_Release(&view_); }
     std::size_t nbytes() const { return static_cast<std::size_t>(view_.len); }
-    void *data() const { return view_.buf; }
+    Bytes *data() const { return view_.buf; }
 
   private:
     Py_buffer view_{};
 };
 
-class ReadableBuffer {
-  public:
-    explicit ReadableBuffer(nb::handle source) {
-        if (PyObject_GetBuffer(source.ptr(), &view_, PyBUF_SIMPLE) != 0) throw nb::python_error();
-    }
-    ReadableBuffer(const ReadableBuffer &) = delete;
-    ReadableBuffer &operator=(const ReadableBuffer &) = delete;
-    ~ReadableBuffer() { PyBuffer_Release(&view_); }
-    std::size_t nbytes() const { return static_cast<std::size_t>(view_.len); }
-    const void *data() const { return view_.buf; }
-
-  private:
-    Py_buffer view_{};
-};
+using WritableBuffer = Buffer<PyBUF_WRITABLE, void>;
+using ReadableBuffer = Buffer<PyBUF_SIMPLE, const void>;
 
 // The columns of a board, by name.
 class HeldColumns {

@@ -166,8 +166,9 @@ inline std::int64_t claim(const Board &at, const Visitor &visitor) {
     const std::size_t home = at.home_slot(at.home[at.slot(first)]);
     const bool has_rows = at.head[head::rows] == rows::agreed;
     if (has_rows && at.home_block[home] < 0) return 0;
+    const std::int64_t num_samples = visitor.want + at.head[head::num_processes];
     const std::int64_t needed = at.head[head::row_bytes] * at.home_count[home] +
-                                at.head[head::sample_bytes] * (visitor.want + at.head[head::num_processes]);
+                                at.head[head::sample_bytes] * num_samples;
     if (at.head[head::resident] + needed >= visitor.most_bytes) return 0;
     const std::int64_t home_end = at.home_first[home] + at.home_count[home];
     const std::int64_t count = std::min({std::max<std::int64_t>(visitor.want, 1), available,
@@ -186,8 +187,8 @@ inline std::int64_t claim(const Board &at, const Visitor &visitor) {
 }
 
 inline bool any_outgoing(const Board &at, std::uint8_t status) {
-    return std::find(at.out_status, at.out_status + at.num_outgoing, status) !=
-           at.out_status + at.num_outgoing;
+    const std::uint8_t *const begin = at.out_status, *const end = begin + at.out_mask + 1;
+    return std::find(begin, end, status) != end;
 }
 
 // Whether the training loop may have a batch to take.

@@ -1,6 +1,9 @@
 // A worker's native turn, cut off before one of its stores, as by a death.
 // Built and called by test_death_in_a_turn.py.
+#include <algorithm>
 #include <cstdint>
+#include <string>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -17,55 +20,22 @@ void before_put() {
 #define HATCHWAY_BEFORE_PUT before_put();
 #include "turns.hpp"
 
-namespace {
-
-template <class T>
-void point(T *&cells, void *const *&column) {
-    cells = static_cast<T *>(*column++);
-}
-
-}  // namespace
-
-// Columns in the order of COLUMNS in the test. Returns what the turn returns, or
-// -1 if it was cut off; `left` says how many stores more it might have made.
-extern "C" std::int64_t next_work(void *const *column, const std::uint64_t *sizes,
+// Returns what the turn returns, or -1 if it was cut off; `left` says how many
+// stores more it might have made.
+extern "C" std::int64_t next_work(std::size_t num_columns, const char *const *names,
+                                  void *const *columns, const std::uint64_t *sizes,
                                   const std::int64_t *rules, std::int64_t worker,
                                   std::int64_t last, bool has_run_all, std::int64_t want,
                                   double now_s, double visit_s, std::int64_t most_bytes,
                                   std::int64_t *left) {
     hatchway::Board at{};
-    point(at.head, column);
-    point(at.cut_s, column);
-    point(at.status, column);
-    point(at.attempts, column);
-    point(at.kind, column);
-    point(at.worker, column);
-    point(at.row, column);
-    point(at.block, column);
-    point(at.key, column);
-    point(at.home, column);
-    point(at.home_count, column);
-    point(at.home_block, column);
-    point(at.home_keys, column);
-    point(at.home_emitted, column);
-    point(at.home_first, column);
-    point(at.out_status, column);
-    point(at.out_kind, column);
-    point(at.out_attempts, column);
-    point(at.out_fixed, column);
-    point(at.out_count, column);
-    point(at.out_block, column);
-    point(at.out_first, column);
-    point(at.members, column);
-    point(at.span, column);
-    point(at.chunk_first, column);
-    point(at.current, column);
-    point(at.started, column);
-    point(at.running, column);
+    hatchway::each_column(at, [&](hatchway::Table, const std::string &name, auto *&cells) {
+        const auto found = std::find(names, names + num_columns, name) - names;
+        cells = static_cast<std::remove_reference_t<decltype(cells)>>(columns[found]);
+    });
     at.mask = sizes[0] - 1;
     at.home_mask = sizes[1] - 1;
     at.out_mask = sizes[2] - 1;
-    at.num_outgoing = sizes[2];
     at.num_workers = sizes[3];
     at.num_members = sizes[4];
     std::vector<std::int64_t> chosen;

@@ -229,6 +229,16 @@ class Epochs:
                 continue
             idle = 0
 
+    def run_whole(self, num_epochs: int, choose: Callable[[int], int] = lambda count: 0) -> None:
+        """Run epochs out, one after the other, and check what holds after each, and at the end."""
+        for number in range(num_epochs):
+            if number:
+                self.reset()
+            self.run_out(choose)
+            self.check_running()
+            self.check_epoch()
+        self.check_memory()
+
     def step_someone(self, choose: Callable[[int], int]) -> None:
         """Let a worker, or the training loop, run on."""
         able = [i for i in self.crew.actors if self.crew.can_step(i)]

@@ -42,13 +42,7 @@ def test_each_epoch_is_whole_whoever_runs_first(
     choose = random.Random(seed).randrange
     epochs = Epochs(setting)
     try:
-        for number in range(num_epochs):
-            if number:
-                epochs.reset()
-            epochs.run_out(choose)
-            epochs.check_running()
-            epochs.check_epoch()
-        epochs.check_memory()
+        epochs.run_whole(num_epochs, choose)
     finally:
         epochs.close()
 

@@ -45,15 +45,8 @@ def run_two_epochs(setting: Setting, lines: int | None) -> Actor:
         first.note_lines()
     else:
         first.kill_before_line(lines)
-    choose = random.Random(1).randrange
     try:
-        for number in range(2):
-            if number:
-                epochs.reset()
-            epochs.run_out(choose)
-            epochs.check_running()
-            epochs.check_epoch()
-        epochs.check_memory()
+        epochs.run_whole(2, random.Random(1).randrange)
     except AssertionError as error:
         raise AssertionError(f"after a death at {first.died_at}: {error}") from error
     finally:

@@ -20,36 +20,6 @@ from tests.property.epochs import Epochs, Setting
 from tests.property.simulation import Death
 
 HERE = Path(__file__).resolve().parent
-COLUMNS = [
-    "head",
-    "cut_s",
-    "status",
-    "attempts",
-    "kind",
-    "worker",
-    "row",
-    "block",
-    "key",
-    "home",
-    "home_count",
-    "home_block",
-    "home_keys",
-    "home_emitted",
-    "home_first",
-    "out_status",
-    "out_kind",
-    "out_attempts",
-    "out_fixed",
-    "out_count",
-    "out_block",
-    "out_first",
-    "members",
-    "span",
-    "chunk_first",
-    "current",
-    "started",
-    "running",
-]
 MANY = 1 << 40
 # As many stores of each setting are tried, spread over two epochs.
 NUM_CUTS = 120
@@ -76,8 +46,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(built))
     loaded.next_work.restype = ctypes.c_int64
     loaded.next_work.argtypes = [
-        *[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_int64, ctypes.c_bool, ctypes.c_int64,
-        ctypes.c_double, ctypes.c_double, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64),
+        ctypes.c_size_t, *[ctypes.c_void_p] * 4, ctypes.c_int64, ctypes.c_int64, ctypes.c_bool,
+        ctypes.c_int64, ctypes.c_double, ctypes.c_double, ctypes.c_int64,
+        ctypes.POINTER(ctypes.c_int64),
     ]  # fmt: skip
     return loaded
 
@@ -91,9 +62,11 @@ class CutKernel:
         self._kernel = epochs.commons.kernel
         self._library = library
         board = epochs.board
-        self._arrays = {name: np.asarray(cells) for name, cells in board.columns().items()}
-        addresses = [self._arrays[name].ctypes.data for name in COLUMNS]
-        self._columns = (ctypes.c_void_p * len(COLUMNS))(*addresses)
+        columns = board.columns()
+        names = [name.encode() for name in columns]
+        addresses = [np.asarray(cells).ctypes.data for cells in columns.values()]
+        self._names = (ctypes.c_char_p * len(columns))(*names)
+        self._columns = (ctypes.c_void_p * len(columns))(*addresses)
         shape = board.shape
         self._sizes = (ctypes.c_uint64 * 5)(
             shape.positions, shape.homes, shape.outgoing, shape.workers, shape.members
@@ -111,8 +84,9 @@ class CutKernel:
         if worker or self.is_dead:
             return int(self._kernel.next_work(worker, *arguments))
         claimed = self._library.next_work(
-            self._columns, self._sizes, self._rules, worker, *arguments, ctypes.byref(self.left)
-        )
+            len(self._columns), self._names, self._columns, self._sizes, self._rules, worker,
+            *arguments, ctypes.byref(self.left),
+        )  # fmt: skip
         if claimed < 0:
             self.is_dead = True
             raise Death
@@ -123,15 +97,8 @@ def run_two_epochs(library: ctypes.CDLL, setting: Setting, num_stores: int) -> C
     epochs = Epochs(setting)
     rules = epochs.commons.config.rules
     cut = epochs.commons.kernel = CutKernel(library, epochs, rules, num_stores)
-    choose = random.Random(1).randrange
     try:
-        for number in range(2):
-            if number:
-                epochs.reset()
-            epochs.run_out(choose)
-            epochs.check_running()
-            epochs.check_epoch()
-        epochs.check_memory()
+        epochs.run_whole(2, random.Random(1).randrange)
     except AssertionError as error:
         raise AssertionError(f"after a death before store {num_stores}: {error}") from error
     finally:

@@ -57,10 +57,7 @@ def test_a_thief_that_dies_before_any_line_loses_nothing(is_begun: bool) -> None
             while thief.alive and thief.state != "sample":
                 epochs.crew.step(1)
             has_survived = thief.alive
-            epochs.run_out()
-            epochs.check_running()
-            epochs.check_epoch()
-            epochs.check_memory()
+            epochs.run_whole(1)
         except AssertionError as error:
             raise AssertionError(f"after a death at {thief.died_at}: {error}") from error
         finally:

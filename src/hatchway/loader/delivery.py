@@ -222,12 +222,9 @@ class Delivery:
         return blocks - {-1}
 
     def forget(self, positions: NDArray[np.int64]) -> None:
-        """Drop samples that nobody will take."""
+        """Drop samples that nobody will take, and the home batches that end with them."""
         self._retirement.consume(positions)
-
-    def forget_homes(self) -> None:
-        """Free the home batches of an epoch that was given up, begun or not."""
-        self._retirement.advance()
+        self._retirement.advance()  # over what was given up before it began, too
 
     def _compose_home(self, home: int) -> None:
         board = self._board

@@ -129,9 +129,6 @@ class Plan:
         positions = np.arange(begin, end, dtype=np.int64)
         left = positions[board.run_at(board.status, positions) != Status.CONSUMED]
         delivery.forget(left)
-        delivery.forget_homes()
-        head[Head.TAIL] = end
-        head[Head.HOME_TAIL] = head[Head.HOMES]
         if self._commons.config.rules.fixed:
             head[Head.OUT_TAIL] = head[Head.HOMES]
         else:

@@ -63,7 +63,6 @@ class Worker:
         self._store = Store(task.commons, task.worker_id, rows=task.rows, wait=self._sleep)
         self._samples = SampleRunner(task, self._store, self._hand_in)
         self._admission = Admission(task.commons, task.worker_id)
-        self._has_kernel = False
         parent = parent_process()
         self._parent_alive = _watch(parent.pid if parent else None, parent)
 
@@ -72,7 +71,6 @@ class Worker:
         with contextlib.suppress(TrainingProcessGone):
             self._samples.start()
             self._admission.spans = self._samples.spans
-            self._has_kernel = self._commons.kernel is not None and self._samples.spans is not None
             while True:
                 work = self._next_work()
                 if isinstance(work, Claim):
@@ -98,10 +96,9 @@ class Worker:
         holds_back = False
         with self._visit:
             last = self._samples.hand_over()
-            if self._has_kernel and not self._store.has_lent:
-                claim = self._next_work_natively(last)
-                if claim is not None:
-                    return claim
+            claim = self._next_work_natively(last)
+            if claim is not None:
+                return claim
             self._admission.end_chunk(is_whole=self._samples.has_run_all)
             if last >= 0:
                 board.started.cells[me] = 0.0
@@ -131,8 +128,10 @@ class Worker:
     def _next_work_natively(self, last: int) -> Claim | None:
         """The native twin of the rest of a visit, for the common case; None in others."""
         samples, admission, me = self._samples, self._admission, self._id
-        assert self._commons.kernel is not None
-        count = self._commons.kernel.next_work(
+        kernel = self._commons.kernel
+        if kernel is None or samples.spans is None or self._store.has_lent:
+            return None
+        count = kernel.next_work(
             me, last, samples.has_run_all, samples.want(), time.monotonic(), VISIT_S,
             admission.most_bytes,
         )  # fmt: skip
