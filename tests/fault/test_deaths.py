@@ -11,7 +11,6 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from torch.utils.data import Dataset, default_collate
@@ -227,10 +226,11 @@ def test_workers_killed_while_they_have_nothing_to_do_are_replaced() -> None:
     )
     iterator = iter(loader)
     expected = [batch.tolist() for batch in iterator]
-    for child in psutil.Process().children():
-        child.kill()
+    # Not all children: other tests may have started servants, a resource tracker say.
+    for process in list(iterator._pool._processes.values()):
+        process.kill()
         # A zombie until the loader reaps it: wait for the death, not for the reaping.
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert [batch.tolist() for batch in loader] == expected
     assert loader.statistics().num_restarts == 2
     del iterator
