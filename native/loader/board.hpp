@@ -30,7 +30,8 @@ namespace head {
 inline constexpr std::size_t stop = 1, waiting = 2, published = 6, cursor = 7, tail = 8,
                              num_retry = 9, homes = 10, home_tail = 11, out_tail = 13,
                              out_head = 14, rows = 15, row_bytes = 17, resident = 20,
-                             sample_bytes = 22, num_seats = 25, num_processes = 26;
+                             sample_bytes = 22, num_seats = 25, num_processes = 26, num_early = 27,
+                             held_out = 28;
 }
 
 struct Board {
@@ -41,6 +42,8 @@ struct Board {
     std::int16_t *worker;
     std::int32_t *row, *block;
     std::int64_t *key, *home;
+    float *cost;
+    std::int32_t *lead;
     // home batches
     std::int32_t *home_count, *home_block, *home_keys;
     std::uint8_t *home_emitted;
@@ -53,7 +56,7 @@ struct Board {
     std::uint64_t *span;
     std::int64_t *chunk_first, *current;
     double *started;
-    std::uint8_t *running;
+    std::uint8_t *running, *alive;
 
     std::uint64_t mask, home_mask, out_mask;
     std::size_t num_workers, num_members;
@@ -85,6 +88,8 @@ void each_column(Board &at, Open &&open) {
     open(Table::positions, "block", at.block);
     open(Table::positions, "key", at.key);
     open(Table::positions, "home", at.home);
+    open(Table::positions, "cost", at.cost);
+    open(Table::positions, "lead", at.lead);
     open(Table::homes, "home_count", at.home_count);
     open(Table::homes, "home_block", at.home_block);
     open(Table::homes, "home_keys", at.home_keys);
@@ -103,6 +108,7 @@ void each_column(Board &at, Open &&open) {
     open(Table::workers, "current", at.current);
     open(Table::workers, "started", at.started);
     open(Table::workers, "running", at.running);
+    open(Table::workers, "alive", at.alive);
 }
 
 // A test of what a death leaves behind defines it; see tests/property/cut_turns.cpp.

@@ -24,8 +24,9 @@ bool is_ring(Table table) {
 class BoardKernel {
   public:
     BoardKernel(ColumnBuffers columns, bool fixed, bool in_order, bool rows_are_batch,
-                std::int64_t batch_size, std::int64_t depth)
-        : held_(columns), rules_{fixed, in_order, rows_are_batch, batch_size, depth} {
+                std::int64_t batch_size, std::int64_t depth, std::int64_t max_displacement)
+        : held_(columns),
+          rules_{fixed, in_order, rows_are_batch, batch_size, depth, max_displacement} {
         std::map<Table, std::size_t> sizes{{Table::head, 64}, {Table::cut, 2}};
         each_column(at_, [&](Table table, const char *name, auto *&cells) {
             const std::size_t count = held_.open(name, cells);
@@ -105,6 +106,8 @@ class BoardKernel {
         note("Head.SAMPLE_BYTES", head::sample_bytes);
         note("Head.NUM_SEATS", head::num_seats);
         note("Head.NUM_PROCESSES", head::num_processes);
+        note("Head.NUM_EARLY", head::num_early);
+        note("Head.HELD_OUT", head::held_out);
         return Constants(all);
     }
 
@@ -119,9 +122,10 @@ class BoardKernel {
 
 void bind_board(nb::module_ &m) {
     nb::class_<BoardKernel>(m, "BoardKernel", "Turns on the board, in the common case.")
-        .def(nb::init<ColumnBuffers, bool, bool, bool, std::int64_t, std::int64_t>(),
+        .def(nb::init<ColumnBuffers, bool, bool, bool, std::int64_t, std::int64_t, std::int64_t>(),
              nb::arg("columns"), nb::kw_only(), nb::arg("fixed"), nb::arg("in_order"),
-             nb::arg("rows_are_batch"), nb::arg("batch_size"), nb::arg("depth"))
+             nb::arg("rows_are_batch"), nb::arg("batch_size"), nb::arg("depth"),
+             nb::arg("max_displacement"))
         .def("plan", &BoardKernel::plan, nb::arg("keys"),
              "Plan a home batch of int keys; False, with nothing planned, for other keys.")
         .def("next_work", &BoardKernel::next_work, nb::arg("worker"), nb::arg("last"),

@@ -7,6 +7,7 @@
 #include <Python.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -18,6 +19,7 @@ namespace hatchway {
 struct Rules {
     bool fixed, in_order, rows_are_batch;
     std::int64_t batch_size, depth;
+    std::int64_t max_displacement;  // below 0: any
 };
 
 enum class Composed : int { all = 0, held_back = 1, uncommon = 2 };
@@ -43,6 +45,8 @@ inline bool plan_home(const Board &at, PyObject *keys) {
         at.key[slot] = PyLong_AsLongLong(PyList_GET_ITEM(keys, i));
         at.attempts[slot] = 0;
         at.kind[slot] = kind::none;
+        at.cost[slot] = 0.0F;
+        at.lead[slot] = 0;
         at.block[slot] = -1;
         at.home[slot] = home;
         at.row[slot] = static_cast<std::int32_t>(i);
@@ -100,7 +104,8 @@ inline Composed compose_free(const Board &at, const Rules &rules, double now_s,
     while (at.head[head::out_head] - at.head[head::out_tail] < rules.depth) {
         const std::int64_t begin = at.head[head::tail], end = at.head[head::published];
         chosen.clear();
-        bool is_common = true, are_rows = true, is_pending = false, waits = false;
+        bool is_common = true, are_rows = true, waits = false;
+        std::int64_t oldest = -1, num_left = begin;
         for (std::int64_t position = begin; position < end; ++position) {
             const std::size_t slot = at.slot(position);
             const std::uint8_t status = look(at.status[slot]);
@@ -110,19 +115,27 @@ inline Composed compose_free(const Board &at, const Rules &rules, double now_s,
                 are_rows &= at.kind[slot] == kind::row;
                 chosen.push_back(position);
             } else if (status == status::planned || status == status::claimed) {
-                is_pending = true;
+                if (oldest < 0) oldest = position;
                 if (status == status::claimed &&
                     static_cast<std::int64_t>(chosen.size()) < rules.batch_size) {
-                    const auto worker = static_cast<std::size_t>(at.worker[slot]);
-                    waits |= now_s - at.started[worker] <= at.cut_s[1];
+                    const double age_s = now_s - at.started[static_cast<std::size_t>(at.worker[slot])];
+                    const double left_s = at.lead[slot] > 0 ? std::abs(at.cost[slot] - age_s) : age_s;
+                    waits |= left_s <= at.cut_s[1];
                 }
+            } else {
+                num_left += status >= status::taken;
             }
         }
         const auto count = static_cast<std::int64_t>(chosen.size());
         if (count < rules.batch_size)
-            return is_pending ? Composed::all : Composed::uncommon;
+            return oldest >= 0 ? Composed::all : Composed::uncommon;
         // The first batch has no times to tell what is fast by.
         if (!is_common || at.cut_s[1] == 0.0) return Composed::uncommon;
+        if (rules.max_displacement >= 0 && oldest >= 0 &&
+            num_left + count - oldest > rules.max_displacement) {
+            put(at.head[head::held_out], at.head[head::out_head] + 1);
+            return Composed::all;
+        }
         if (waits) return Composed::held_back;
         const std::int64_t number = at.head[head::out_head];
         const std::size_t out = at.out_slot(number);
@@ -146,6 +159,34 @@ inline bool is_stuck(const Board &at, std::size_t me, double now_s, double visit
     return false;
 }
 
+// Schedule.next_early, with _num_predicted_slow.
+inline std::int64_t next_early(const Board &at, std::size_t worker) {
+    const std::int64_t cursor = at.head[head::cursor], end = at.head[head::published];
+    std::int64_t chosen = -1, latest = 0;
+    for (std::int64_t position = cursor; position < end; ++position) {
+        const std::size_t slot = at.slot(position);
+        if (at.lead[slot] <= 0 || look(at.status[slot]) != status::planned) continue;
+        if (chosen < 0 || position - at.lead[slot] < latest) {
+            chosen = position;
+            latest = position - at.lead[slot];
+        }
+    }
+    if (chosen < 0) put(at.head[head::num_early], std::int64_t{0});
+    if (chosen < 0 || latest > cursor) return -1;
+    const std::int64_t num_processes = at.head[head::num_processes];
+    std::int64_t num_slow = 0, finished = 0;
+    for (std::size_t i = 0; i < at.num_workers; ++i)
+        num_slow += i != worker && at.running[i] == running::sample && at.alive[i] == 1 &&
+                    at.lead[at.slot(at.current[i])] > 0;
+    if (num_slow < num_processes - 1) return chosen;
+    for (std::int64_t position = at.head[head::tail]; position < end; ++position) {
+        const std::uint8_t status = look(at.status[at.slot(position)]);
+        finished += status == status::done || status == status::taken;
+    }
+    const bool is_worth = finished * num_processes >= at.lead[at.slot(chosen)];
+    return num_slow < num_processes && is_worth ? chosen : -1;
+}
+
 // What a worker brings to the board, and how much it wants to take.
 struct Visitor {
     std::size_t worker;
@@ -154,30 +195,45 @@ struct Visitor {
     double now_s, visit_s;
 };
 
-// Worker._claim, with Admission.free_stuck_chunks and .memory_left. The
-// number of samples claimed, from current[worker] on; 0 where the case is another.
+// Admission.memory_left, but for the second look.
+inline bool memory_left(const Board &at, std::int64_t want, std::size_t home,
+                        std::int64_t most_bytes) {
+    const std::int64_t num_samples = want + at.head[head::num_processes];
+    const std::int64_t needed = at.head[head::row_bytes] * at.home_count[home] +
+                                at.head[head::sample_bytes] * num_samples;
+    return at.head[head::resident] + needed < most_bytes;
+}
+
+// Worker._claim, with _claim_early and Admission.free_stuck_chunks. The number of
+// samples claimed, from current[worker] on; 0 where the case is another.
 inline std::int64_t claim(const Board &at, const Visitor &visitor) {
     const std::size_t worker = visitor.worker;
-    const std::int64_t first = at.head[head::cursor];
-    const std::int64_t available = at.head[head::published] - first;
-    if (available <= 0 || at.head[head::num_retry] != 0 ||
+    std::int64_t cursor = at.head[head::cursor];
+    const std::int64_t end = at.head[head::published];
+    if (cursor >= end || at.head[head::num_retry] != 0 ||
         is_stuck(at, worker, visitor.now_s, visitor.visit_s))
         return 0;
+    const std::int64_t early = at.head[head::num_early] != 0 ? next_early(at, worker) : -1;
+    while (cursor < end && look(at.status[at.slot(cursor)]) != status::planned) ++cursor;
+    const std::int64_t first = early >= 0 ? early : cursor;
+    if (first == end) return 0;
     const std::size_t home = at.home_slot(at.home[at.slot(first)]);
     const bool has_rows = at.head[head::rows] == rows::agreed;
     if (has_rows && at.home_block[home] < 0) return 0;
-    const std::int64_t num_samples = visitor.want + at.head[head::num_processes];
-    const std::int64_t needed = at.head[head::row_bytes] * at.home_count[home] +
-                                at.head[head::sample_bytes] * num_samples;
-    if (at.head[head::resident] + needed >= visitor.most_bytes) return 0;
-    const std::int64_t home_end = at.home_first[home] + at.home_count[home];
-    const std::int64_t count = std::min({std::max<std::int64_t>(visitor.want, 1), available,
-                                         home_end - first});
+    const std::int64_t want = early >= 0 ? 1 : std::max<std::int64_t>(visitor.want, 1);
+    if (!memory_left(at, want, home, visitor.most_bytes / (early >= 0 ? 2 : 1))) return 0;
+    const std::int64_t most = std::min({want, end - first, at.home_first[home] +
+                                                              at.home_count[home] - first});
+    std::int64_t count = 1;
+    while (count < most && look(at.status[at.slot(first + count)]) == status::planned) ++count;
     for (std::int64_t i = 0; i < count; ++i)
         at.worker[at.slot(first + i)] = static_cast<std::int16_t>(worker);
     for (std::int64_t i = 0; i < count; ++i)
         put(at.status[at.slot(first + i)], status::claimed);
-    put(at.head[head::cursor], first + count);
+    if (first == cursor) cursor += count;
+    while (early >= 0 && cursor < end && look(at.status[at.slot(cursor)]) != status::planned)
+        ++cursor;
+    put(at.head[head::cursor], cursor);
     put(at.running[worker], running::sample);
     put(at.current[worker], first);
     put(at.started[worker], visitor.now_s);

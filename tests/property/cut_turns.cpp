@@ -43,7 +43,7 @@ extern "C" std::int64_t next_work(std::size_t num_columns, const char *const *na
     std::int64_t claimed = -1;
     try {
         claimed = hatchway::next_work(
-            at, {rules[0] != 0, rules[1] != 0, rules[2] != 0, rules[3], rules[4]},
+            at, {rules[0] != 0, rules[1] != 0, rules[2] != 0, rules[3], rules[4], rules[5]},
             {static_cast<std::size_t>(worker), last, want, most_bytes, has_run_all, now_s, visit_s},
             chosen);
     } catch (const Death &) {

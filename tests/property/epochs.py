@@ -20,12 +20,12 @@ from hatchway.loader.board import (
     Waiting,
     power_of_two,
 )
-from hatchway.loader.delivery import DeliveryRules
 from hatchway.loader.errors import SampleError, WorkerDiedError
 from hatchway.loader.failure import Failure
 from hatchway.loader.inbox import Inbox
 from hatchway.loader.plan import Plan
 from hatchway.loader.rescue import Rescue
+from hatchway.loader.rules import DeliveryRules
 from hatchway.loader.statistics import Meter
 from tests.property.simulation import Crew
 
@@ -52,6 +52,8 @@ class Setting:
     pure: bool = False
     failing: frozenset[int] = frozenset()
     patience_s: float = 0.0
+    leads: tuple[int, ...] = ()  # of ranks 0, 1, and so on
+    max_displacement: int | None = None
 
     @property
     def is_free(self) -> bool:
@@ -92,6 +94,7 @@ class Epochs:
             drop_last=setting.drop_last,
             depth=DEPTH,
             rows_are_batch=not setting.custom_collate,
+            max_displacement=setting.max_displacement if free else None,
         )
         self.crew = Crew(
             shape,
@@ -107,7 +110,11 @@ class Epochs:
         self.heap = self.crew.heap
         self._visit = self.commons.locked(self.commons.training_process)
         self._plan = Plan(
-            self.commons, window=setting.window, batch_size=size if free else None, single=False
+            self.commons,
+            window=setting.window,
+            batch_size=size if free else None,
+            single=False,
+            foresight=self,  # type: ignore[arg-type]
         )
         self._inbox = Inbox(self.commons)
         self.meter = Meter()
@@ -139,6 +146,13 @@ class Epochs:
         with self._visit:
             self._plan.publish()
             self.crew.pool.wake(self.crew.pool.size)
+
+    def look(self, indices: Any) -> Any:
+        """Stands for the foresight: the leads that the setting says."""
+        leads = [
+            self.setting.leads[i] if i < len(self.setting.leads) else 0 for i in indices % 1000
+        ]
+        return np.full(len(leads), 0.2, np.float32), np.array(leads, np.int32)
 
     def ask(self) -> bool:
         """One turn of the training loop; whether it got a batch (or an error, or the end)."""
@@ -265,6 +279,9 @@ class Epochs:
         assert head[Head.HOMES] - head[Head.HOME_TAIL] <= board.home_mask + 1
         planned = board.run(board.status, head[Head.TAIL], head[Head.CURSOR]) == Status.PLANNED
         assert head[Head.NUM_RETRY] >= planned.sum()
+        ahead = board.run(board.status, head[Head.CURSOR], head[Head.PUBLISHED]) == Status.PLANNED
+        has_lead = board.run(board.lead, head[Head.CURSOR], head[Head.PUBLISHED]) > 0
+        assert head[Head.NUM_EARLY] >= (ahead & has_lead).sum()
         if self.setting.is_free:
             assert head[Head.OUT_HEAD] - head[Head.OUT_TAIL] <= DEPTH
         for _, batch in self.kept:
@@ -292,6 +309,9 @@ class Epochs:
             assert all(batch in self.homes for batch in self.batches)
         if setting.order == "strict":
             assert self.delivered == published
+        if setting.is_free and setting.max_displacement is not None:
+            late = [turn - rank for turn, rank in enumerate(self.delivered)]
+            assert max(late, default=0) <= setting.max_displacement
 
     def check_memory(self) -> None:
         """What holds when all batches are dropped: nothing is in use."""

@@ -22,9 +22,10 @@ import hatchway.loader
 from hatchway.loader import admission, lease, native, rescue, worker
 from hatchway.loader.board import Board, BoardShape
 from hatchway.loader.commons import Commons, CommonsConfig, Visit
-from hatchway.loader.delivery import Delivery, DeliveryRules
+from hatchway.loader.delivery import Delivery
 from hatchway.loader.kernel import board_kernel
 from hatchway.loader.pool import Pool
+from hatchway.loader.rules import DeliveryRules
 from hatchway.loader.schedule import Schedule
 from hatchway.loader.task import WorkerTask
 from hatchway.loader.worker import Worker

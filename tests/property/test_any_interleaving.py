@@ -31,6 +31,8 @@ def all_settings(draw: st.DrawFn) -> Setting:
         odd_keys=draw(st.booleans()),
         pure=draw(st.booleans()),
         patience_s=draw(st.sampled_from([0.0, 1e-9, 0.2])),
+        leads=tuple(draw(st.lists(st.sampled_from([0, 0, 1, 3, 20]), max_size=num_samples))),
+        max_displacement=draw(st.sampled_from([None, None, 0, 1, 4, 10])),
         failing=draw(st.frozensets(st.integers(0, num_samples - 1), max_size=2)),
     )
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hatchway.loader.board import Board, BoardShape, Head, Kind, Outgoing, Status, power_of_two
-from hatchway.loader.delivery import Delivery, DeliveryRules
+from hatchway.loader.delivery import Delivery
 from hatchway.loader.heap import Heap
+from hatchway.loader.rules import DeliveryRules
 from hatchway.loader.schedule import Schedule
 
 DEPTH = 2

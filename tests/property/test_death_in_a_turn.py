@@ -15,7 +15,7 @@ import pytest
 
 from hatchway.loader import native
 from hatchway.loader.cost import ChunkSize
-from hatchway.loader.delivery import DeliveryRules
+from hatchway.loader.rules import DeliveryRules
 from tests.property.epochs import Epochs, Setting
 from tests.property.simulation import Death
 
@@ -71,9 +71,10 @@ class CutKernel:
         self._sizes = (ctypes.c_uint64 * 5)(
             shape.positions, shape.homes, shape.outgoing, shape.workers, shape.members
         )
-        self._rules = (ctypes.c_int64 * 5)(
-            rules.fixed, rules.in_order, rules.rows_are_batch, rules.batch_size, rules.depth
-        )
+        self._rules = (ctypes.c_int64 * 6)(
+            rules.fixed, rules.in_order, rules.rows_are_batch, rules.batch_size, rules.depth,
+            -1 if rules.max_displacement is None else rules.max_displacement,
+        )  # fmt: skip
         self.left = ctypes.c_int64(num_stores)
         self.is_dead = False
         self.plan = self._kernel.plan

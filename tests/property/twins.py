@@ -10,9 +10,10 @@ import numpy as np
 
 from hatchway.loader.admission import Admission
 from hatchway.loader.board import Board, Head, Running, Waiting
-from hatchway.loader.delivery import Delivery, DeliveryRules
+from hatchway.loader.delivery import Delivery
 from hatchway.loader.kernel import Composed, Consumed
 from hatchway.loader.retirement import Retirement
+from hatchway.loader.rules import DeliveryRules
 from hatchway.loader.schedule import Schedule
 
 
@@ -65,8 +66,7 @@ class Twins:
             assert not (head[Head.WAITING] and delivery.is_ready())
             assert not delivery.has_to_collate()
             assert admission.has_seat()
-            assert admission.memory_left(want)
-            claim = self._schedule.claim(worker, want)
+            claim = admission.claim(want)
             assert claim is not None
             board.running.cells[worker] = Running.SAMPLE
             board.current.cells[worker] = board.chunk_first.cells[worker] = claim.first

@@ -14,8 +14,8 @@ from hatchway.loader import board as board_module
 from hatchway.loader import kernel as kernel_module
 from hatchway.loader import native
 from hatchway.loader.board import Board, BoardShape, Head, Kind, Outgoing, Status, Waiting
-from hatchway.loader.delivery import DeliveryRules
 from hatchway.loader.kernel import Composed, Consumed, board_kernel
+from hatchway.loader.rules import DeliveryRules
 
 pytestmark = pytest.mark.skipif(native.MODULE is None, reason="there is no native code here")
 BATCH = 3
@@ -249,5 +249,11 @@ def test_columns_that_do_not_fit_together_are_refused(column: Any, said: str) ->
     columns = {**_new().board.columns(), **column}
     with pytest.raises(ValueError, match=said):
         native.MODULE.BoardKernel(
-            columns, fixed=True, in_order=True, rows_are_batch=True, batch_size=1, depth=2
+            columns,
+            fixed=True,
+            in_order=True,
+            rows_are_batch=True,
+            batch_size=1,
+            depth=2,
+            max_displacement=-1,
         )

@@ -6,7 +6,7 @@ from typing import Any
 class BoardKernel:
     """Turns on the board, in the common case."""
 
-    def __init__(self, columns: dict[str, object], *, fixed: bool, in_order: bool, rows_are_batch: bool, batch_size: int, depth: int) -> None: ...
+    def __init__(self, columns: dict[str, object], *, fixed: bool, in_order: bool, rows_are_batch: bool, batch_size: int, depth: int, max_displacement: int) -> None: ...
 
     def plan(self, keys: list[Any]) -> bool:
         """

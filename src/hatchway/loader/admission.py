@@ -9,6 +9,7 @@ import numpy as np
 
 from hatchway.loader.board import Head, Running, Status
 from hatchway.loader.commons import Commons
+from hatchway.loader.schedule import Claim
 
 # A worker visits the board at least this often, so that its finished samples
 # are seen and what it claimed behind a slow sample can be taken by others.
@@ -34,17 +35,31 @@ class Admission:
         # half stays free, for the samples of the next batch and for collating it.
         self.most_bytes = commons.heap.budget_bytes * 3 // 8
 
-    def memory_left(self, want: int) -> bool:
-        """Whether ``want`` more samples fit, with room for one batch to spare."""
+    def claim(self, want: int) -> Claim | None:
+        """Up to ``want`` samples for this worker: a slow one early, or those whose turn it is."""
+        schedule, head = self._commons.schedule, self._board.head
+        if head[Head.NUM_EARLY] and not head[Head.NUM_RETRY]:
+            position = schedule.next_early(self._worker_id)
+            if position >= 0 and self.memory_left(1, position, early=True):
+                return schedule.claim_early(self._worker_id, position)
+        memory_left = self.memory_left(want, head[Head.CURSOR])
+        return schedule.claim(self._worker_id, want, memory_left=memory_left)
+
+    def memory_left(self, want: int, position: int, *, early: bool = False) -> bool:
+        """Whether ``want`` samples from ``position`` on fit, with room for one batch to spare.
+
+        Those that are started before their turn may take half of what there is.
+        """
         board, heap = self._board, self._commons.heap
         head = board.head
-        home = board.home.cells[head[Head.CURSOR] & board.mask] & board.home_mask
+        most_bytes = self.most_bytes // (2 if early else 1)
+        home = board.home.cells[position & board.mask] & board.home_mask
         # A batch of rows gets its block at once; pickled samples get theirs one by one.
         needed = head[Head.ROW_BYTES] * board.home_count.cells[home]
         needed += head[Head.SAMPLE_BYTES] * (want + head[Head.NUM_PROCESSES])
-        if head[Head.RESIDENT] + needed < self.most_bytes:
+        if head[Head.RESIDENT] + needed < most_bytes:
             return True
-        return bool(heap.used_bytes() - head[Head.HELD] + needed < self.most_bytes)
+        return bool(heap.used_bytes() - head[Head.HELD] + needed < most_bytes)
 
     def has_seat(self) -> bool:
         """Whether the fast lane has room: slow samples give up their worker's seat."""

@@ -119,6 +119,8 @@ class Head:
     HELD: Final = 24  # bytes of batches that the training loop keeps
     NUM_SEATS: Final = 25  # workers that may be in the fast lane at once
     NUM_PROCESSES: Final = 26
+    NUM_EARLY: Final = 27  # an upper bound of planned positions past the cursor with a lead
+    HELD_OUT: Final = 28  # the last outgoing batch that ``max_displacement`` held back, plus 1
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,8 @@ _TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "home": "i8",
             "nbytes": "i8",
             "seconds": "f4",
+            "cost": "f4",
+            "lead": "i4",
         },
     ),
     "homes": (
@@ -242,6 +246,8 @@ class Board:
     home: Column
     nbytes: Column
     seconds: Column
+    cost: Column  # predicted seconds; 0 where nothing is known
+    lead: Column  # how many positions before its turn a sample is to be started
     home_count: Column
     home_block: Column
     home_keys: Column

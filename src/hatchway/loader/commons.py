@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from hatchway.loader.board import Board, BoardShape, Head, Running
-from hatchway.loader.delivery import Delivery, DeliveryRules
+from hatchway.loader.delivery import Delivery
 from hatchway.loader.heap import ADDRESSES_PER_BYTE, Heap
 from hatchway.loader.kernel import board_kernel
 from hatchway.loader.lease import BlockLease, lease, lease_block
+from hatchway.loader.rules import DeliveryRules
 from hatchway.loader.schedule import Schedule
 from hatchway.loader.shared import Bell, ProcessLock, SharedMapping
 

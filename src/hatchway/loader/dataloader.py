@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 import torch.utils.data
 from torch.utils.data import Dataset, IterableDataset, IterDataPipe, MapDataPipe, Sampler
 
+from hatchway.loader.costmodel import CostModel
 from hatchway.loader.iterator import ParallelIterator
-from hatchway.loader.options import LoaderOptions
+from hatchway.loader.options import LoaderOptions, cost_model
 from hatchway.loader.serial import SerialIterator
 from hatchway.loader.statistics import LoaderStatistics, StatisticsBox
 
@@ -62,6 +63,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         max_background_workers: How many workers may be started besides
             ``num_workers`` when slow samples hold all of these; None for as
             many again. Their ids go on from ``num_workers``.
+        max_displacement: By how many positions after its turn a sample may come with
+            ``order="ready"``; None for any number. The loop waits rather than exceed
+            it; see ``LoaderStatistics.num_bound_stalls``.
+        sample_sizes: One number an index that grows with what its sample costs, the
+            bytes of its file say: what is known of it before it was loaded once.
         seeding: ``"position"``: before each sample Python's, NumPy's and torch's
             global generators are set from (base seed, epoch, position).
             ``"torch"``: once a worker, as torch does.
@@ -95,15 +101,22 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         slow_after_s: float | None = None,
         buffer_bytes: int | None = None,
         max_background_workers: int | None = None,
+        max_displacement: int | None = None,
+        sample_sizes: Any = None,
         seeding: str = "position",
     ) -> None:
-        LoaderOptions(order, slow_after_s, buffer_bytes, max_background_workers, seeding)
+        LoaderOptions(
+            order, slow_after_s, buffer_bytes, max_background_workers, max_displacement, seeding
+        )
         # Each under its own name: frameworks rebuild loaders from attributes.
         self.order = order
         self.slow_after_s = slow_after_s
         self.buffer_bytes = buffer_bytes
         self.max_background_workers = max_background_workers
+        self.max_displacement = max_displacement
+        self.sample_sizes = sample_sizes
         self.seeding = seeding
+        self._costs: CostModel | None = None
         self._statistics = StatisticsBox()
         super().__init__(
             dataset,
@@ -133,8 +146,16 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             self.slow_after_s,
             self.buffer_bytes,
             self.max_background_workers,
+            self.max_displacement,
             self.seeding,
         )
+
+    @property
+    def costs(self) -> CostModel:
+        """What the samples of the dataset cost, learned over all passes."""
+        if self._costs is None:
+            self._costs = cost_model(self.dataset, self.sample_sizes)
+        return self._costs
 
     def statistics(self) -> LoaderStatistics:
         """What the latest pass over this loader did so far, as a snapshot."""

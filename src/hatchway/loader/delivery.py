@@ -18,35 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hatchway.loader.board import Board, Head, Kind, Outgoing, Status
-from hatchway.loader.fastlane import waits_for_fast
+from hatchway.loader.fastlane import exceeds_bound, waits_for_fast
 from hatchway.loader.heap import Heap
 from hatchway.loader.kernel import Composed
 from hatchway.loader.retirement import Retirement
+from hatchway.loader.rules import DeliveryRules
 
 if TYPE_CHECKING:
     from hatchway.loader._native import BoardKernel
-
-
-@dataclass(frozen=True)
-class DeliveryRules:
-    """What batches are made of.
-
-    Attributes:
-        fixed: Outgoing batches are the home batches.
-        in_order: Outgoing batches leave in their order.
-        batch_size: Samples in a batch that is made freely.
-        drop_last: Whether a smaller last batch is dropped.
-        depth: How many batches may be made ahead, if made freely.
-        rows_are_batch: The rows of a home batch's block are its collated form,
-            so that a complete home batch needs no collating.
-    """
-
-    fixed: bool
-    in_order: bool
-    batch_size: int
-    drop_last: bool
-    depth: int
-    rows_are_batch: bool
 
 
 @dataclass(frozen=True)
@@ -276,6 +255,9 @@ class Delivery:
                 chosen = failed[:1]
             elif len(chosen) < rules.batch_size and rules.drop_last and head[Head.EXHAUSTED]:
                 self._retirement.consume(chosen)
+                return False
+            if exceeds_bound(status, len(chosen), rules.max_displacement):
+                head[Head.HELD_OUT] = head[Head.OUT_HEAD] + 1
                 return False
             if now_s is not None and waits_for_fast(board, status, begin, int(chosen[-1]), now_s):
                 return True

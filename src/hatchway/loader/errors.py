@@ -70,6 +70,10 @@ class LoaderTimeoutError(_PortableError, RuntimeError):
     """No batch came within ``timeout`` seconds."""
 
 
+class StateError(_PortableError, ValueError):
+    """A saved state does not fit this loader, or is damaged."""
+
+
 class BufferFullError(_PortableError, RuntimeError):
     """A batch does not fit into ``buffer_bytes``.
 

@@ -1,6 +1,6 @@
-"""Which running samples are worth waiting for. Pure: a function of board and time.
+"""Which unfinished samples a batch waits for. Pure: functions of board and time.
 
-Twin: in compose_free, in native/loader/turns.hpp.
+Twins: in compose_free, in native/loader/turns.hpp.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ def waits_for_fast(board: Board, status: NDArray[Any], begin: int, end: int, now
 
     A batch that can be made is not made without such a sample: it is done within
     moments, and displacing it would displace it and all that follow for nothing,
-    and cost a copy of the batch. A slow sample is not waited for.
+    and cost a copy of the batch. A slow sample is not waited for; one that was
+    predicted slow is for as long as it is about to be done.
 
     Args:
         board: The loader's board.
@@ -39,5 +40,24 @@ def waits_for_fast(board: Board, status: NDArray[Any], begin: int, end: int, now
         if len(finished) < _ENOUGH:
             return False
         patience_s = 2 * float(np.median(board.run_at(board.seconds, finished + begin)))
-    workers = board.run_at(board.worker, claimed + begin)
-    return bool((now_s - board.started.array[workers] <= patience_s).any())
+    age_s = now_s - board.started.array[board.run_at(board.worker, claimed + begin)]
+    cost_s = board.run_at(board.cost, claimed + begin).astype(np.float64)
+    is_slow = board.run_at(board.lead, claimed + begin) > 0
+    return bool((np.where(is_slow, np.abs(cost_s - age_s), age_s) <= patience_s).any())
+
+
+def exceeds_bound(status: NDArray[Any], count: int, bound: int | None) -> bool:
+    """Whether a batch of ``count`` samples would displace an unfinished one too far.
+
+    Args:
+        status: Of the positions from the first that is not consumed on.
+        count: How many finished samples would leave, none of them unfinished now.
+        bound: How many positions after its turn a sample may leave; None for any.
+    """
+    if bound is None:
+        return False
+    unfinished = (status == Status.PLANNED) | (status == Status.CLAIMED)
+    if not unfinished.any():
+        return False
+    turn = int(np.count_nonzero(status >= Status.TAKEN)) + count
+    return turn - int(np.argmax(unfinished)) > bound

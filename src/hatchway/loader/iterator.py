@@ -23,9 +23,10 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 from hatchway.loader.board import BoardShape, Head, Running, Waiting, power_of_two
 from hatchway.loader.commons import Commons, CommonsConfig
 from hatchway.loader.cost import SampleTimes
-from hatchway.loader.delivery import Delivered, DeliveryRules
+from hatchway.loader.delivery import Delivered
 from hatchway.loader.errors import LoaderTimeoutError
 from hatchway.loader.failure import Failure
+from hatchway.loader.foresight import Foresight
 from hatchway.loader.inbox import Inbox
 from hatchway.loader.options import (
     default_buffer_bytes,
@@ -36,6 +37,7 @@ from hatchway.loader.options import (
 from hatchway.loader.plan import Plan
 from hatchway.loader.pool import Pool
 from hatchway.loader.rescue import Rescue
+from hatchway.loader.rules import DeliveryRules
 from hatchway.loader.shared import wait_readable
 from hatchway.loader.statistics import LoaderStatistics, Meter
 from hatchway.loader.task import WorkerTask
@@ -92,11 +94,13 @@ class ParallelIterator(_BaseDataLoaderIter):
         head[Head.BASE_SEED] = self._base_seed
         head[Head.NUM_SEATS] = self._num_seats
         self._tell_cut()
+        self._foresight = Foresight(loader.costs, loader.num_workers)
         self._plan = Plan(
             self._commons,
             window=lookahead_batches(loader),
             batch_size=config.rules.batch_size if self._free else None,
             single=not self._auto_collation,
+            foresight=self._foresight,
         )
         self._inbox = Inbox(self._commons)
         task = WorkerTask(
@@ -136,6 +140,7 @@ class ParallelIterator(_BaseDataLoaderIter):
 
     def _begin(self, *, first: bool) -> None:
         """Plan the first window and get the workers going."""
+        self._foresight.begin()
         self._plan.begin(self._sampler_iter)
         self._plan.draw(1)
         with self._visit:
@@ -236,10 +241,15 @@ class ParallelIterator(_BaseDataLoaderIter):
     def _note(self, delivered: Delivered) -> None:
         """Learn from the times and the order of a batch's samples."""
         positions = delivered.positions
-        self._times.observe(self._board.run_at(self._board.seconds, positions))
+        board = self._board
+        seconds = board.run_at(board.seconds, positions)
+        self._times.observe(seconds)
         self._tell_cut()
+        self._foresight.delivered(len(positions), time.monotonic())
+        if self._plan.has_plain_indices:
+            self._foresight.model.observe(board.run_at(board.key, positions), seconds)
         if self._order == "ready":
-            ranks = positions - self._board.head[Head.EPOCH_START]
+            ranks = positions - board.head[Head.EPOCH_START]
             self._meter.displaced(ranks, self._num_delivered)
         self._num_delivered += len(positions)
 
@@ -282,7 +292,11 @@ class ParallelIterator(_BaseDataLoaderIter):
                     self._help()  # what is slow now may hold all workers in the loop's step
                 return delivered
             if not plan.draw(None):
+                out, slept = head[Head.OUT_HEAD], time.monotonic()
+                is_held = head[Head.HELD_OUT] == out + 1
                 self._sleep(asked, holds_back=holds_back)
+                if is_held:
+                    self._meter.stalled(out, time.monotonic() - slept)
         self._is_handing_over = False
         plan.end()
         return None
@@ -364,6 +378,7 @@ def _config(loader: Any, free: bool, in_order: bool, num_workers: int) -> Common
         drop_last=bool(loader.drop_last),
         depth=_DEPTH,
         rows_are_batch=_stacks(loader.collate_fn),
+        max_displacement=loader.max_displacement if free else None,
     )
     buffer_bytes = loader.buffer_bytes or default_buffer_bytes()
     return CommonsConfig(shape, rules, buffer_bytes)

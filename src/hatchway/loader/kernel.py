@@ -13,7 +13,7 @@ from hatchway.loader.board import Board
 
 if TYPE_CHECKING:
     from hatchway.loader._native import BoardKernel
-    from hatchway.loader.delivery import DeliveryRules
+    from hatchway.loader.rules import DeliveryRules
 
 
 class Composed:
@@ -43,5 +43,6 @@ def board_kernel(board: Board, rules: DeliveryRules) -> BoardKernel | None:
         rows_are_batch=rules.rows_are_batch,
         batch_size=rules.batch_size,
         depth=rules.depth,
+        max_displacement=-1 if rules.max_displacement is None else rules.max_displacement,
     )
     return kernel

@@ -6,7 +6,7 @@ import importlib
 import os
 from typing import Any
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 
 
 def _load() -> Any:

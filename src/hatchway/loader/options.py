@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch.utils.data import (
     BatchSampler,
@@ -14,6 +15,7 @@ from torch.utils.data import (
 )
 
 from hatchway.loader.cost import SLOW_QUANTILE
+from hatchway.loader.costmodel import CostModel
 from hatchway.loader.heap import ADDRESSES_PER_BYTE
 from hatchway.loader.machine import available_address_bytes, available_memory_bytes
 
@@ -34,6 +36,8 @@ class LoaderOptions:
             memory that this process can take.
         max_background_workers: Bound of additional workers, or None for
             ``num_workers``.
+        max_displacement: How many positions after its turn a sample may come, or
+            None for any number.
         seeding: Whether generators are seeded for each position or as in torch.
     """
 
@@ -41,6 +45,7 @@ class LoaderOptions:
     slow_after_s: float | None
     buffer_bytes: int | None
     max_background_workers: int | None
+    max_displacement: int | None
     seeding: str
 
     def __post_init__(self) -> None:
@@ -51,6 +56,7 @@ class LoaderOptions:
         _seconds("slow_after_s", self.slow_after_s)
         _whole("buffer_bytes", self.buffer_bytes, _LEAST_BUFFER_BYTES)
         _whole("max_background_workers", self.max_background_workers, 0)
+        _whole("max_displacement", self.max_displacement, 0)
 
     @property
     def slow_cut(self) -> tuple[float, bool]:
@@ -90,6 +96,30 @@ def default_buffer_bytes() -> int:
     if addresses is not None:
         nbytes = min(nbytes, max(_LEAST_BUFFER_BYTES, addresses // (2 * ADDRESSES_PER_BYTE)))
     return nbytes
+
+
+def cost_model(dataset: Any, sizes: Any) -> CostModel:
+    """A model of what the samples of ``dataset`` cost, with the user's ``sample_sizes``.
+
+    Raises:
+        ValueError: If there is not one finite number for each sample.
+    """
+    try:
+        num_indices = len(dataset)
+    except (TypeError, NotImplementedError):
+        num_indices = 0
+    if sizes is None:
+        return CostModel(num_indices)
+    numbers = np.asarray(sizes, np.float64)
+    if numbers.shape != (num_indices,):
+        raise ValueError(
+            f"sample_sizes must hold one number for each of the {num_indices} samples of the "
+            f"dataset, not have the shape {numbers.shape}"
+        )
+    if not np.isfinite(numbers).all():
+        first = int(np.argmin(np.isfinite(numbers)))
+        raise ValueError(f"sample_sizes[{first}] must be a finite number, not {numbers[first]}")
+    return CostModel(num_indices, numbers)
 
 
 def resolve_order(loader: Any) -> Literal["strict", "ready"]:

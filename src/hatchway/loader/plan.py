@@ -11,6 +11,7 @@ import numpy as np
 from hatchway.loader.board import Block, Head, Outgoing, Status, Waiting
 from hatchway.loader.commons import Commons
 from hatchway.loader.errors import BufferFullError
+from hatchway.loader.foresight import Foresight
 
 
 class Plan:
@@ -21,16 +22,25 @@ class Plan:
         window: How many batches may be planned and not delivered.
         batch_size: Samples a batch where batches are made freely, else None.
         single: Whether the sampler yields single indices (``batch_size=None``).
+        foresight: Predicts what samples cost, or None.
     """
 
     def __init__(
-        self, commons: Commons, *, window: int, batch_size: int | None, single: bool
+        self,
+        commons: Commons,
+        *,
+        window: int,
+        batch_size: int | None,
+        single: bool,
+        foresight: Foresight | None = None,
     ) -> None:
         self._commons = commons
         self._board = commons.board
         self._window = window
         self._batch_size = batch_size
         self._single = single
+        self._foresight = foresight
+        self.has_plain_indices = True
         self._sampler: Iterator[Any] = iter(())
         self._exhausted = True
         self._error: Exception | None = None
@@ -143,15 +153,25 @@ class Plan:
         return planned - self._num_delivered < self._window * self._batch_size
 
     def _publish(self, keys: list[Any]) -> None:
-        kernel = self._commons.kernel
-        if kernel is not None and kernel.plan(keys):
-            return
-        if set(map(type, keys)) == {int}:
+        kernel, schedule = self._commons.kernel, self._commons.schedule
+        first = self._board.head[Head.PUBLISHED]
+        if kernel is None or not kernel.plan(keys):
             try:
-                self._commons.schedule.publish(len(keys), np.array(keys, np.int64))
-                return
+                is_plain = set(map(type, keys)) == {int}
+                indices = np.array(keys, np.int64) if is_plain else None
             except OverflowError:
-                pass  # an index beyond 64 bits goes the way of any other object
+                indices = None  # an index beyond 64 bits goes the way of any other object
+            if indices is None:
+                self.has_plain_indices = False
+                self._publish_objects(keys)
+                return
+            schedule.publish(len(keys), indices)
+        if self._foresight is not None:
+            found = self._foresight.look(self._board.run(self._board.key, first, first + len(keys)))
+            if found is not None:
+                schedule.foresee(first, *found)
+
+    def _publish_objects(self, keys: list[Any]) -> None:
         heap, commons = self._commons.heap, self._commons
         pickled = pickle.dumps(keys)
         block = heap.allocate(len(pickled), commons.training_process)

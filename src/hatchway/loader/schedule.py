@@ -78,6 +78,7 @@ class Schedule:
             size = part.stop - part.start
             board.attempts.array[part] = 0
             board.kind.array[part] = Kind.NONE
+            board.cost.array[part] = board.lead.array[part] = 0
             board.block.array[part] = -1
             board.home.array[part] = home
             board.row.array[part] = np.arange(taken, taken + size, dtype=np.int32)
@@ -88,6 +89,22 @@ class Schedule:
         head[Head.HOMES] = home + 1
         head[Head.PUBLISHED] = end
         return int(home)
+
+    def foresee(self, first: int, cost_s: NDArray[np.float32], lead: NDArray[np.int32]) -> None:
+        """Note what the samples of the home batch planned last are predicted to cost.
+
+        Args:
+            first: Its first position.
+            cost_s: Seconds of each sample; 0 where nothing is known.
+            lead: How many positions before its turn each is to be started.
+        """
+        board, taken = self._board, 0
+        for part in board.slots(first, first + len(lead)):
+            size = part.stop - part.start
+            board.cost.array[part] = cost_s[taken : taken + size]
+            board.lead.array[part] = lead[taken : taken + size]
+            taken += size
+        board.head[Head.NUM_EARLY] += int(np.count_nonzero(lead))
 
     def claim(self, worker: int, want: int, *, memory_left: bool = True) -> Claim | None:
         """Give ``worker`` up to ``want`` positions of one home batch.
@@ -105,24 +122,64 @@ class Schedule:
             retry = self._next_retry(worker, want)
             if retry is not None:
                 return retry
-        first = head[Head.CURSOR]
-        available = head[Head.PUBLISHED] - first
-        if available <= 0 or not (memory_left or self._needed(first)):
+        first = self._skip_begun()
+        if first == head[Head.PUBLISHED] or not (memory_left or self._needed(first)):
             return None
         count = 1
         if want > 1:
             home = board.home.cells[first & board.mask] & board.home_mask
             home_end = board.home_first.cells[home] + board.home_count.cells[home]
-            count = min(want, available, home_end - first)
+            most = min(want, head[Head.PUBLISHED] - first, home_end - first)
+            while count < most and (
+                board.status.cells[(first + count) & board.mask] == Status.PLANNED
+            ):
+                count += 1
         self._give(worker, first, count)
         head[Head.CURSOR] = first + count
         return Claim(first, count)
 
+    def next_early(self, worker: int) -> int:
+        """The position that is to be started before its turn, now; -1 if there is none.
+
+        Among the samples that are predicted slow it is the one whose latest start
+        comes first, if that has come: its lead is how many positions the training
+        loop takes while it runs. The last worker without a slow sample takes
+        another one only where enough samples are finished to go on meanwhile.
+        Twin: next_early in native/loader/turns.hpp.
+
+        Args:
+            worker: Who asks.
+        """
+        board, head = self._board, self._board.head
+        cursor, end = head[Head.CURSOR], head[Head.PUBLISHED]
+        lead = board.run(board.lead, cursor, end)
+        status = board.run(board.status, cursor, end)
+        waiting = np.flatnonzero((lead > 0) & (status == Status.PLANNED))
+        if not len(waiting):
+            head[Head.NUM_EARLY] = 0
+            return -1
+        latest = waiting - lead[waiting]
+        chosen = int(np.argmin(latest))
+        if latest[chosen] > 0:
+            return -1
+        offset = int(waiting[chosen])
+        num_slow, num_processes = self._num_predicted_slow(worker), head[Head.NUM_PROCESSES]
+        if num_slow >= num_processes - 1:
+            finished = board.count(board.status, head[Head.TAIL], end, Status.DONE, Status.TAKEN)
+            if num_slow >= num_processes or finished * num_processes < lead[offset]:
+                return -1
+        return int(cursor + offset)
+
+    def claim_early(self, worker: int, position: int) -> Claim:
+        """Give ``worker`` a position before its turn."""
+        self._give(worker, position, 1)
+        self._skip_begun()
+        return Claim(position, 1)
+
     def give_up(self, first: int, count: int) -> None:
         """Plan again what was claimed and has not begun (a slow sample is before it)."""
-        board = self._board
-        board.head[Head.NUM_RETRY] += count
-        board.assign(board.status, first, first + count, Status.PLANNED)
+        self._note_planned(first, count)
+        self._board.assign(self._board.status, first, first + count, Status.PLANNED)
 
     def has_work(self) -> bool:
         """Whether some position waits for a worker."""
@@ -158,8 +215,7 @@ class Schedule:
                 board.attempts.cells[slot] += 1
                 died_on, attempts = position, board.attempts.cells[slot]
             board.status.cells[slot] = Status.PLANNED
-            if position < head[Head.CURSOR]:
-                head[Head.NUM_RETRY] += 1
+            self._note_planned(position, 1)
         homes = board.run(board.home, begin, end)[mine]
         for home in np.unique(homes).tolist():
             self._uncollate(home)
@@ -179,7 +235,7 @@ class Schedule:
                     self._heap.release(board.block.cells[slot])
                     board.block.cells[slot] = -1
                 board.status.cells[slot] = Status.PLANNED
-                board.head[Head.NUM_RETRY] += 1
+                self._note_planned(position, 1)
 
     def fail(self, position: int, block: int, nbytes: int) -> None:
         """Give a position up for good; the block holds the pickled failure."""
@@ -228,8 +284,32 @@ class Schedule:
             status = board.status.array[part]
             status[status == Status.PLANNED] = Status.CONSUMED
         head[Head.CURSOR] = end
-        head[Head.NUM_RETRY] = 0
+        head[Head.NUM_RETRY] = head[Head.NUM_EARLY] = 0
         head[Head.EXHAUSTED] = 1
+
+    def _skip_begun(self) -> int:
+        """Move the cursor over what was started before its turn; return it."""
+        board, head = self._board, self._board.head
+        first = head[Head.CURSOR]
+        while first < head[Head.PUBLISHED] and (
+            board.status.cells[first & board.mask] != Status.PLANNED
+        ):
+            first += 1
+        head[Head.CURSOR] = first
+        return int(first)
+
+    def _note_planned(self, first: int, count: int) -> None:
+        """These positions wait again: note where they are to be looked for."""
+        head = self._board.head
+        head[Head.NUM_RETRY if first < head[Head.CURSOR] else Head.NUM_EARLY] += count
+
+    def _num_predicted_slow(self, but: int) -> int:
+        """How many workers, but for one, are at a sample that was predicted slow."""
+        board = self._board
+        at_sample = board.running.array == Running.SAMPLE
+        at_sample[but] = False
+        at = board.current.array[at_sample & (board.alive.array == 1)]
+        return int(np.count_nonzero(board.run_at(board.lead, at)))
 
     def _give(self, worker: int, first: int, count: int) -> None:
         board = self._board
@@ -264,6 +344,8 @@ class Schedule:
     def _needed(self, position: int) -> bool:
         """Whether the next batch cannot be made without ``position``."""
         board, head = self._board, self._board.head
+        if head[Head.HELD_OUT] == head[Head.OUT_HEAD] + 1:
+            return True  # what is finished must wait for it
         made = board.out_status.array
         if ((made >= Outgoing.COMPOSED) & (made <= Outgoing.READY)).any():
             return False

@@ -36,6 +36,9 @@ class LoaderStatistics:
         max_displacement: By how many positions at most.
         displacement_quantiles: Positions after its turn that a sample came, by
             quantile (0.5, 0.9, 0.99), over all samples.
+        num_bound_stalls: How often the loop waited because ``max_displacement``
+            forbade a batch that was finished.
+        bound_stall_s: Seconds of waiting for that reason.
         num_workers_alive: Worker processes now, background workers included.
         num_background_workers: Workers started because slow samples held nearly all.
         num_restarts: Workers that died and were replaced.
@@ -57,6 +60,8 @@ class LoaderStatistics:
     num_displaced: int = 0
     max_displacement: int = 0
     displacement_quantiles: tuple[int, int, int] = (0, 0, 0)
+    num_bound_stalls: int = 0
+    bound_stall_s: float = 0.0
     num_workers_alive: int = 0
     num_background_workers: int = 0
     num_restarts: int = 0
@@ -77,6 +82,9 @@ class Meter:
         self.num_copied_batches = 0
         self.num_restarts = 0
         self.num_background_workers = 0
+        self._stalled_batch = -1
+        self._num_stalls = 0
+        self._stall_s = 0.0
         self._wait_s = 0.0
         self._first_batch_s = 0.0
         self._longest_wait_s = 0.0
@@ -113,6 +121,12 @@ class Meter:
             for value, count in zip(values.tolist(), counts.tolist(), strict=True):
                 self._late[value] += count
 
+    def stalled(self, batch: int, seconds: float) -> None:
+        """The loop waited while ``max_displacement`` held a finished batch back."""
+        self._num_stalls += batch != self._stalled_batch
+        self._stalled_batch = batch
+        self._stall_s += seconds
+
     def snapshot(self, **others: object) -> LoaderStatistics:
         """The counts so far, completed by what the iterator knows."""
         return LoaderStatistics(
@@ -130,6 +144,8 @@ class Meter:
                 self._late_quantile(0.9),
                 self._late_quantile(0.99),
             ),
+            num_bound_stalls=self._num_stalls,
+            bound_stall_s=self._stall_s,
             num_background_workers=self.num_background_workers,
             num_restarts=self.num_restarts,
             **others,  # type: ignore[arg-type]

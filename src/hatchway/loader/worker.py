@@ -141,13 +141,12 @@ class Worker:
         return Claim(self._board.current.cells[me], count)
 
     def _claim(self) -> Claim | None:
-        board, commons, me = self._board, self._commons, self._id
-        admission = self._admission
+        board, admission, me = self._board, self._admission, self._id
         want = 1
         if self._samples.spans is not None:
             want = self._samples.want()
             admission.free_stuck_chunks()
-        claim = commons.schedule.claim(me, want, memory_left=admission.memory_left(want))
+        claim = admission.claim(want)
         if claim is None:
             if self._samples.spans is not None and admission.chunks_wait():
                 admission.look_again_s = VISIT_S

@@ -1,0 +1,30 @@
+"""What batches are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DeliveryRules:
+    """What batches are made of.
+
+    Attributes:
+        fixed: Outgoing batches are the home batches.
+        in_order: Outgoing batches leave in their order.
+        batch_size: Samples in a batch that is made freely.
+        drop_last: Whether a smaller last batch is dropped.
+        depth: How many batches may be made ahead, if made freely.
+        max_displacement: How many positions after its turn a sample may leave, if
+            batches are made freely; None for any number.
+        rows_are_batch: The rows of a home batch's block are its collated form,
+            so that a complete home batch needs no collating.
+    """
+
+    fixed: bool
+    in_order: bool
+    batch_size: int
+    drop_last: bool
+    depth: int
+    rows_are_batch: bool
+    max_displacement: int | None = None
