@@ -27,11 +27,11 @@ namespace rows {
 inline constexpr std::int64_t agreed = 1;  // _AGREED in store.py
 }
 namespace head {
-inline constexpr std::size_t stop = 1, waiting = 2, published = 6, cursor = 7, tail = 8,
+inline constexpr std::size_t stop = 1, waiting = 2, epoch = 3, published = 6, cursor = 7, tail = 8,
                              num_retry = 9, homes = 10, home_tail = 11, out_tail = 13,
                              out_head = 14, rows = 15, row_bytes = 17, resident = 20,
                              sample_bytes = 22, num_seats = 25, num_processes = 26, num_early = 27,
-                             held_out = 28;
+                             held_out = 28, end = 29, home_end = 30, plan_epoch = 31, plan_start = 32;
 }
 
 struct Board {
@@ -47,7 +47,7 @@ struct Board {
     // home batches
     std::int32_t *home_count, *home_block, *home_keys;
     std::uint8_t *home_emitted;
-    std::int64_t *home_first;
+    std::int64_t *home_first, *home_epoch, *home_start;
     // outgoing batches
     std::uint8_t *out_status, *out_kind, *out_attempts, *out_fixed;
     std::int32_t *out_count, *out_block;
@@ -95,6 +95,8 @@ void each_column(Board &at, Open &&open) {
     open(Table::homes, "home_keys", at.home_keys);
     open(Table::homes, "home_emitted", at.home_emitted);
     open(Table::homes, "home_first", at.home_first);
+    open(Table::homes, "home_epoch", at.home_epoch);
+    open(Table::homes, "home_start", at.home_start);
     open(Table::outgoing, "out_status", at.out_status);
     open(Table::outgoing, "out_kind", at.out_kind);
     open(Table::outgoing, "out_attempts", at.out_attempts);

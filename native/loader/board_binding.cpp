@@ -108,6 +108,11 @@ class BoardKernel {
         note("Head.NUM_PROCESSES", head::num_processes);
         note("Head.NUM_EARLY", head::num_early);
         note("Head.HELD_OUT", head::held_out);
+        note("Head.EPOCH", head::epoch);
+        note("Head.END", head::end);
+        note("Head.HOME_END", head::home_end);
+        note("Head.PLAN_EPOCH", head::plan_epoch);
+        note("Head.PLAN_START", head::plan_start);
         return Constants(all);
     }
 

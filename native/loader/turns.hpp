@@ -40,6 +40,8 @@ inline bool plan_home(const Board &at, PyObject *keys) {
     at.home_count[batch] = static_cast<std::int32_t>(count);
     at.home_block[batch] = at.home_keys[batch] = -1;
     at.home_emitted[batch] = 0;
+    at.home_epoch[batch] = at.head[head::plan_epoch];
+    at.home_start[batch] = at.head[head::plan_start];
     for (Py_ssize_t i = 0; i < count; ++i) {
         const std::size_t slot = at.slot(first + i);
         at.key[slot] = PyLong_AsLongLong(PyList_GET_ITEM(keys, i));
@@ -54,6 +56,10 @@ inline bool plan_home(const Board &at, PyObject *keys) {
     }
     put(at.head[head::homes], home + 1);
     put(at.head[head::published], first + static_cast<std::int64_t>(count));
+    if (at.head[head::plan_epoch] == at.head[head::epoch]) {
+        put(at.head[head::home_end], home + 1);
+        put(at.head[head::end], first + static_cast<std::int64_t>(count));
+    }
     return true;
 }
 
@@ -102,7 +108,7 @@ inline Composed compose_home(const Board &at, const Rules &rules, std::int64_t h
 inline Composed compose_free(const Board &at, const Rules &rules, double now_s,
                              std::vector<std::int64_t> &chosen) {
     while (at.head[head::out_head] - at.head[head::out_tail] < rules.depth) {
-        const std::int64_t begin = at.head[head::tail], end = at.head[head::published];
+        const std::int64_t begin = at.head[head::tail], end = at.head[head::end];
         chosen.clear();
         bool is_common = true, are_rows = true, waits = false;
         std::int64_t oldest = -1, num_left = begin;
@@ -231,8 +237,7 @@ inline std::int64_t claim(const Board &at, const Visitor &visitor) {
     for (std::int64_t i = 0; i < count; ++i)
         put(at.status[at.slot(first + i)], status::claimed);
     if (first == cursor) cursor += count;
-    while (early >= 0 && cursor < end && look(at.status[at.slot(cursor)]) != status::planned)
-        ++cursor;
+    while (cursor < end && look(at.status[at.slot(cursor)]) != status::planned) ++cursor;
     put(at.head[head::cursor], cursor);
     put(at.running[worker], running::sample);
     put(at.current[worker], first);
@@ -297,6 +302,7 @@ inline Consumed consume_home(const Board &at, std::int64_t first, std::int64_t e
         put(at.status[at.slot(position)], status::consumed);
     std::int64_t tail = at.head[head::tail];
     while (tail < at.head[head::published] && at.status[at.slot(tail)] == status::consumed) ++tail;
+    put(at.head[head::cursor], std::max(at.head[head::cursor], tail));
     put(at.head[head::tail], tail);
     for (std::int64_t home = at.head[head::home_tail]; home < at.head[head::homes]; ++home) {
         const std::size_t next = at.home_slot(home);

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,47 +26,10 @@ from hatchway.loader.plan import Plan
 from hatchway.loader.rescue import Rescue
 from hatchway.loader.rules import DeliveryRules
 from hatchway.loader.statistics import Meter
+from tests.property.setting import BadSampleError, Setting, read
 from tests.property.simulation import Crew
 
 DEPTH = 2
-
-
-class BadSampleError(Exception):
-    """What a failing sample raises."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A loader and the number of its samples."""
-
-    order: str = "strict"  # "strict", "overtaking" (fixed content) or "ready"
-    num_samples: int = 9
-    batch_size: int = 3
-    drop_last: bool = False
-    num_workers: int = 2
-    window: int = 3
-    sample: str = "row"  # "row", "blob" or "mixed"
-    custom_collate: bool = False
-    odd_keys: bool = False
-    pure: bool = False
-    failing: frozenset[int] = frozenset()
-    patience_s: float = 0.0
-    leads: tuple[int, ...] = ()  # of ranks 0, 1, and so on
-    max_displacement: int | None = None
-
-    @property
-    def is_free(self) -> bool:
-        return self.order == "ready"
-
-
-def read(batch: Any) -> list[int]:
-    """The numbers of a batch's samples; fails if some byte is not what was written."""
-    numbers = batch["numbers"]
-    assert bool((numbers == numbers[:, :1]).all()), "a sample's bytes were overwritten"
-    found = [int(number) for number in numbers[:, 0].tolist()]
-    assert batch["half"].tolist() == [number / 2 for number in found]
-    assert batch.get("name") in (None, [f"sample {number}" for number in found])
-    return found
 
 
 class Epochs:
@@ -123,6 +85,8 @@ class Epochs:
         self.board.cut_s[0] = 0.25
         self.board.cut_s[1] = setting.patience_s
         self.epoch = -1
+        self.num_adopted = 0
+        self.finished = False
         self.kept: list[tuple[list[int], Any]] = []
         self.begin()
         for worker_id in range(setting.num_workers):
@@ -130,22 +94,55 @@ class Epochs:
 
     def begin(self) -> None:
         """Plan the first window of an epoch."""
-        size, count = self.setting.batch_size, self.setting.num_samples
+        count = self.setting.num_samples
         self.epoch += 1
+        was_finished = self.epoch > 0 and self.finished
         self.batches: list[list[int]] = []
         self.delivered: list[int] = []
         self.failed: list[int] = []
         self.finished = False
         self.asking = False
-        homes = [list(range(at, min(at + size, count))) for at in range(0, count, size)]
-        if self.setting.drop_last:  # as torch's batch sampler does
-            homes = [home for home in homes if len(home) == size]
-        self.homes = homes
-        self._plan.begin(iter([[self._key(rank) for rank in home] for home in homes]))
+        homes = self._homes_of(self.epoch)
+        self.homes = [[number % 1000 for number in home] for home in homes]
+        assert sum(map(len, homes)) <= count
+        sampler = iter(self._keyed(homes))
+        left: Any = sampler
+        if was_finished:
+            left = self._plan.check_prepared(sampler)
+        if left is None:
+            with self._visit:
+                self._plan.adopt(sampler, self._upcoming)
+            self.num_adopted += 1
+        else:
+            if self.epoch:
+                self._abandon()
+            self._plan.begin(left, self._upcoming)
         self._plan.draw(None)
         with self._visit:
             self._plan.publish()
             self.crew.pool.wake(self.crew.pool.size)
+
+    @property
+    def has_prepared(self) -> bool:
+        """Whether samples of the next epoch were planned."""
+        return self._plan.has_prepared
+
+    def _homes_of(self, epoch: int) -> list[list[int]]:
+        size, count = self.setting.batch_size, self.setting.num_samples
+        numbers = range(1000 * epoch, 1000 * epoch + count)
+        homes = [list(numbers[at : at + size]) for at in range(0, count, size)]
+        if self.setting.drop_last:  # as torch's batch sampler does
+            homes = [home for home in homes if len(home) == size]
+        return homes
+
+    def _keyed(self, homes: list[list[int]]) -> list[list[Any]]:
+        return [[self._key(number) for number in home] for home in homes]
+
+    def _upcoming(self) -> Any:
+        if self.setting.foresees == "nothing":
+            return None
+        ahead = 1 if self.setting.foresees == "it" else 7
+        return iter(self._keyed(self._homes_of(self.epoch + ahead)))
 
     def look(self, indices: Any) -> Any:
         """Stands for the foresight: the leads that the setting says."""
@@ -202,6 +199,9 @@ class Epochs:
 
     def reset(self) -> None:
         """Another epoch, whatever is left of this one (``persistent_workers``)."""
+        self.begin()
+
+    def _abandon(self) -> None:
         while True:
             with self._visit:
                 self.commons.schedule.abandon()
@@ -214,7 +214,6 @@ class Epochs:
             self._idle_until(lambda: self.commons.bell.rung)
             self.commons.bell.silence()
             self.rescue.replace_dead()
-        self.begin()
 
     def run_out(self, choose: Callable[[int], int] = lambda count: 0) -> None:
         """Let everybody run until the epoch is over; fails where nothing moves any more."""
@@ -311,10 +310,13 @@ class Epochs:
             assert self.delivered == published
         if setting.is_free and setting.max_displacement is not None:
             late = [turn - rank for turn, rank in enumerate(self.delivered)]
-            assert max(late, default=0) <= setting.max_displacement
+            # A failure leaves alone, before what is finished beside it.
+            assert max(late, default=0) <= setting.max_displacement + len(self.failed)
 
     def check_memory(self) -> None:
         """What holds when all batches are dropped: nothing is in use."""
+        if self._plan.has_prepared:
+            self._abandon()
         self.kept.clear()
         self._inbox.release_dropped()
         count = self.board.head[Head.NUM_BLOCKS]
@@ -358,8 +360,7 @@ class Epochs:
     def _number(self, rank: int) -> int:
         return 1000 * self.epoch + rank
 
-    def _key(self, rank: int) -> Any:
-        number = self._number(rank)
+    def _key(self, number: int) -> Any:
         return ("key", number) if self.setting.odd_keys else number
 
     def _load(self, key: Any) -> Any:

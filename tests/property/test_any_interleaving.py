@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hatchway.loader import native
-from tests.property.epochs import Epochs, Setting
+from tests.property.epochs import Epochs
+from tests.property.setting import Setting
 
 LONGEST_CHUNK_S = 0.01
 MOST_DEATHS = 4
@@ -33,6 +34,7 @@ def all_settings(draw: st.DrawFn) -> Setting:
         patience_s=draw(st.sampled_from([0.0, 1e-9, 0.2])),
         leads=tuple(draw(st.lists(st.sampled_from([0, 0, 1, 3, 20]), max_size=num_samples))),
         max_displacement=draw(st.sampled_from([None, None, 0, 1, 4, 10])),
+        foresees=draw(st.sampled_from(["nothing", "it", "another"])),
         failing=draw(st.frozensets(st.integers(0, num_samples - 1), max_size=2)),
     )
 
@@ -80,6 +82,32 @@ def test_an_epoch_that_is_given_up_leaves_no_block_behind(
         epochs.run_out(choose)
         epochs.check_epoch()
         epochs.check_memory()
+    finally:
+        epochs.close()
+
+
+@pytest.mark.parametrize("odd_keys", [False, True])
+@pytest.mark.parametrize("custom_collate", [False, True])
+@pytest.mark.parametrize("order", ["strict", "overtaking", "ready"])
+def test_what_was_made_ahead_begins_the_next_epoch(
+    order: str, custom_collate: bool, odd_keys: bool
+) -> None:
+    setting = Setting(
+        order=order,
+        num_samples=24,
+        window=4,
+        custom_collate=custom_collate,
+        odd_keys=odd_keys,
+        foresees="it",
+    )
+    epochs = Epochs(setting)
+    try:
+        epochs.run_out(random.Random(3).randrange)
+        # Where indices are no plain ints nothing is made ahead.
+        assert epochs.has_prepared is not odd_keys
+        epochs.reset()
+        assert epochs.num_adopted == 1
+        epochs.run_whole(3, random.Random(3).randrange)
     finally:
         epochs.close()
 

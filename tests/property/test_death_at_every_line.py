@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from tests.property.epochs import Epochs, Setting
+from tests.property.epochs import Epochs
+from tests.property.setting import Setting
 from tests.property.simulation import Actor
 
 SETTINGS = {

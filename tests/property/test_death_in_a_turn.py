@@ -16,7 +16,8 @@ import pytest
 from hatchway.loader import native
 from hatchway.loader.cost import ChunkSize
 from hatchway.loader.rules import DeliveryRules
-from tests.property.epochs import Epochs, Setting
+from tests.property.epochs import Epochs
+from tests.property.setting import Setting
 from tests.property.simulation import Death
 
 HERE = Path(__file__).resolve().parent

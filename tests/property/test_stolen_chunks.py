@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hatchway.loader import native
-from tests.property.epochs import Epochs, Setting
+from tests.property.epochs import Epochs
+from tests.property.setting import Setting
 
 pytestmark = pytest.mark.skipif(native.MODULE is None, reason="no native module is built")
 

@@ -121,6 +121,10 @@ class Head:
     NUM_PROCESSES: Final = 26
     NUM_EARLY: Final = 27  # an upper bound of planned positions past the cursor with a lead
     HELD_OUT: Final = 28  # the last outgoing batch that ``max_displacement`` held back, plus 1
+    END: Final = 29  # positions before it are of this epoch; later ones of the next
+    HOME_END: Final = 30
+    PLAN_EPOCH: Final = 31  # the epoch that is being planned: this one or the next
+    PLAN_START: Final = 32
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,8 @@ _TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "home_keys": "i4",
             "home_emitted": "u1",
             "home_first": "i8",
+            "home_epoch": "i8",
+            "home_start": "i8",
         },
     ),
     "outgoing": (
@@ -253,6 +259,8 @@ class Board:
     home_keys: Column
     home_emitted: Column
     home_first: Column
+    home_epoch: Column
+    home_start: Column  # the position of rank 0 of its epoch
     out_status: Column
     out_kind: Column
     out_attempts: Column
@@ -344,6 +352,11 @@ class Board:
             needed += first - self.home_first.cells[head[Head.HOME_TAIL] & self.home_mask]
         num_homes = head[Head.HOMES] - head[Head.HOME_TAIL]
         return bool(needed <= self.mask + 1 and num_homes <= self.home_mask)
+
+    def start_of(self, position: int) -> int:
+        """The position of rank 0 in the epoch of ``position``."""
+        home = self.home.cells[position & self.mask] & self.home_mask
+        return int(self.home_start.cells[home])
 
     def run_at(self, column: Column, positions: NDArray[np.int64]) -> NDArray[Any]:
         """The cells of the given positions, as a copy."""

@@ -68,6 +68,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             it; see ``LoaderStatistics.num_bound_stalls``.
         sample_sizes: One number an index that grows with what its sample costs, the
             bytes of its file say: what is known of it before it was loaded once.
+        prepare_next_epoch: With ``persistent_workers=True``, whether workers that have
+            nothing left to do make what the next pass begins with, where the sampler's
+            next order can be foreseen (torch's own samplers, lists and ranges).
         seeding: ``"position"``: before each sample Python's, NumPy's and torch's
             global generators are set from (base seed, epoch, position).
             ``"torch"``: once a worker, as torch does.
@@ -103,6 +106,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         max_background_workers: int | None = None,
         max_displacement: int | None = None,
         sample_sizes: Any = None,
+        prepare_next_epoch: bool = True,
         seeding: str = "position",
     ) -> None:
         LoaderOptions(
@@ -115,6 +119,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self.max_background_workers = max_background_workers
         self.max_displacement = max_displacement
         self.sample_sizes = sample_sizes
+        self.prepare_next_epoch = prepare_next_epoch
         self.seeding = seeding
         self._costs: CostModel | None = None
         self._statistics = StatisticsBox()

@@ -84,7 +84,8 @@ class Delivery:
     def claim_collate(self, worker: int) -> int:
         """The slot of an outgoing batch that ``worker`` is to collate, or -1."""
         board = self._board
-        slot = self._first(Outgoing.COMPOSED)
+        number = self._first(Outgoing.COMPOSED)
+        slot = number & board.out_mask if number >= 0 else -1
         if slot >= 0:
             board.out_status.cells[slot] = Outgoing.COLLATING
             board.out_worker.cells[slot] = worker
@@ -157,8 +158,9 @@ class Delivery:
     def finished(self) -> bool:
         """Whether every position of the epoch has been delivered."""
         head = self._board.head
-        consumed = head[Head.EXHAUSTED] and head[Head.TAIL] == head[Head.PUBLISHED]
-        return bool(consumed and head[Head.OUT_TAIL] == self._out_end())
+        if not head[Head.EXHAUSTED] or head[Head.TAIL] < head[Head.END]:
+            return False
+        return bool(head[Head.OUT_TAIL] == self._out_end() or not self._is_own(head[Head.OUT_TAIL]))
 
     def repair(self) -> None:
         """Undo a batch that its maker, dying, had begun to write down."""
@@ -228,7 +230,10 @@ class Delivery:
     def _compose_free(self, now_s: float | None) -> bool:
         board, head, rules = self._board, self._board.head, self._rules
         while head[Head.OUT_HEAD] - head[Head.OUT_TAIL] < rules.depth:
-            begin, end = head[Head.TAIL], head[Head.PUBLISHED]
+            begin, end = head[Head.TAIL], head[Head.END]
+            is_next = self._is_all_made(begin, end)
+            if is_next:  # samples of the next epoch, made ahead
+                begin, end = max(begin, end), head[Head.PUBLISHED]
             if self._has_too_few(begin, end):
                 return False
             # A copy: workers publish without the lock, between two looks at it.
@@ -237,16 +242,18 @@ class Delivery:
             over, whole = self._without_whole(over, begin)
             count = len(over)
             if whole is not None and (count < rules.batch_size or whole[0] < over[0] + begin):
+                if exceeds_bound(status, len(whole), rules.max_displacement):
+                    head[Head.HELD_OUT] = head[Head.OUT_HEAD] + 1
+                    return False
                 self._emit(whole, is_failure=False)
                 continue
             if not count:
                 return False
             if count < rules.batch_size:
                 pending = (status == Status.PLANNED) | (status == Status.CLAIMED)
-                if pending.any() or not (
-                    # After failures, which leave alone, a full ring may hold less.
-                    head[Head.EXHAUSTED] or not board.has_room(rules.batch_size)
-                ):
+                # After failures, which leave alone, a full ring may hold less.
+                is_last = head[Head.EXHAUSTED] or not board.has_room(rules.batch_size)
+                if pending.any() or is_next or not is_last:
                     return False
             chosen = over[: rules.batch_size] + begin
             failed = chosen[board.status.array[chosen & board.mask] == Status.FAILED]
@@ -263,6 +270,14 @@ class Delivery:
                 return True
             self._emit(chosen, is_failure=bool(len(failed)))
         return False
+
+    def _is_all_made(self, begin: int, end: int) -> bool:
+        """Whether every sample of this epoch is in a batch, or consumed."""
+        board = self._board
+        if not board.head[Head.EXHAUSTED]:
+            return False
+        unmade = (Status.PLANNED, Status.CLAIMED, Status.DONE, Status.FAILED)
+        return not board.count(board.status, begin, end, *unmade)
 
     def _has_too_few(self, begin: int, end: int) -> bool:
         """Whether less than a batch is finished, and more is to come: the usual case."""
@@ -344,14 +359,24 @@ class Delivery:
         head = self._board.head
         return int(head[Head.HOMES] if self._rules.fixed else head[Head.OUT_HEAD])
 
+    def _is_own(self, number: int) -> bool:
+        """Whether an outgoing batch is of this epoch, not of the next."""
+        board, out = self._board, number & self._board.out_mask
+        if self._rules.fixed:
+            return bool(number < board.head[Head.HOME_END])
+        is_run = board.out_fixed.cells[out]
+        first = board.out_first.cells[out] if is_run else board.members[out, 0]
+        return bool(first < board.head[Head.END])
+
     def _first(self, status: int) -> int:
+        """The number of the first outgoing batch that stands so, or -1."""
         board = self._board
         found = bytes(board.out_status.cells).find(bytes((status,)))
         if found < 0:
             return -1
         for number in range(board.head[Head.OUT_TAIL], self._out_end()):
             if board.out_status.cells[number & board.out_mask] == status:
-                return int(number & board.out_mask)
+                return number
         return -1
 
     def _is_smaller(self, out: int) -> bool:
@@ -361,14 +386,11 @@ class Delivery:
         return not self._rules.fixed and is_short and board.out_kind.cells[out] != Kind.ERROR
 
     def _next_ready(self) -> int:
-        tail = self._board.head[Head.OUT_TAIL]
-        slot = tail & self._board.out_mask
-        if not self._rules.in_order:
-            first = self._first(Outgoing.READY)
-            # The smaller last batch of an epoch leaves last, however soon it is collated.
-            if first >= 0 and first != slot and self._is_smaller(first):
-                return -1
-            return first
-        if tail < self._out_end() and self._board.out_status.cells[slot] == Outgoing.READY:
-            return int(slot)
-        return -1
+        """The slot of the batch that the training loop may take, or -1."""
+        tail, mask = self._board.head[Head.OUT_TAIL], self._board.out_mask
+        number = self._first(Outgoing.READY)
+        if number < 0 or not self._is_own(number):
+            return -1
+        # The smaller last batch of an epoch leaves last, however soon it is collated.
+        may_overtake = not self._rules.in_order and not self._is_smaller(number & mask)
+        return int(number & mask) if number == tail or may_overtake else -1

@@ -5,48 +5,31 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import _utils
-from torch.utils.data._utils.collate import (
-    collate_float_fn,
-    collate_int_fn,
-    collate_numpy_array_fn,
-    collate_tensor_fn,
-    default_collate,
-    default_collate_fn_map,
-)
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from hatchway.loader.board import BoardShape, Head, Running, Waiting, power_of_two
-from hatchway.loader.commons import Commons, CommonsConfig
+from hatchway.loader.board import Head, Running, Waiting
+from hatchway.loader.commons import Commons
 from hatchway.loader.cost import SampleTimes
 from hatchway.loader.delivery import Delivered
 from hatchway.loader.errors import LoaderTimeoutError
 from hatchway.loader.failure import Failure
 from hatchway.loader.foresight import Foresight
 from hatchway.loader.inbox import Inbox
-from hatchway.loader.options import (
-    default_buffer_bytes,
-    has_own_batches,
-    lookahead_batches,
-    resolve_order,
-)
-from hatchway.loader.plan import Plan
+from hatchway.loader.options import has_own_batches, lookahead_batches, resolve_order
+from hatchway.loader.plan import Plan, nothing_upcoming
 from hatchway.loader.pool import Pool
 from hatchway.loader.rescue import Rescue
-from hatchway.loader.rules import DeliveryRules
 from hatchway.loader.shared import wait_readable
+from hatchway.loader.sizing import commons_config
 from hatchway.loader.statistics import LoaderStatistics, Meter
 from hatchway.loader.task import WorkerTask
+from hatchway.loader.upcoming import OrderForecast
 
-# Batches that are put together before they are asked for, where their content
-# is free: one for the training loop and one that a worker is collating.
-_DEPTH = 2
-_MOST_AHEAD = 1 << 16
-_MOST_BLOCKS = 1 << 20
 # While the loop waits it looks at the workers this often at most: where a batch
 # waits for a sample to become slow, and to see whether slow samples hold nearly all.
 _SHORTEST_LOOK_S = 0.005
@@ -82,11 +65,16 @@ class ParallelIterator(_BaseDataLoaderIter):
         self._broken_by = ""
         self._pid = os.getpid()
         self._helped = 0.0
+        self._is_over = False  # the sampler's last sample was delivered
+        self._forecast = OrderForecast(loader)
+        has_next = loader.persistent_workers and loader.prepare_next_epoch
+        self._upcoming = self._forecast.upcoming if has_next else nothing_upcoming
         self._free = self._order == "ready" and not has_own_batches(loader) and loader.batch_size
         if self._order == "ready":
             extra = options.max_background_workers
             self._max_workers += loader.num_workers if extra is None else extra
-        config = _config(loader, bool(self._free), self._order == "strict", self._max_workers)
+        in_order = self._order == "strict"
+        config = commons_config(loader, bool(self._free), in_order, self._max_workers)
         self._commons = Commons(config)
         self._board = self._commons.board
         self._visit = self._commons.locked(self._commons.training_process)
@@ -141,8 +129,22 @@ class ParallelIterator(_BaseDataLoaderIter):
     def _begin(self, *, first: bool) -> None:
         """Plan the first window and get the workers going."""
         self._foresight.begin()
-        self._plan.begin(self._sampler_iter)
+        plan, upcoming = self._plan, self._upcoming
+        left: Iterator[Any] | None = self._sampler_iter
+        if self._is_over:
+            left = plan.check_prepared(self._sampler_iter)
+            if plan.has_prepared:
+                self._forecast.judge(was_right=left is None)
+        if left is None:
+            with self._visit:
+                plan.adopt(self._sampler_iter, upcoming)
+        else:
+            if not first:
+                self._abandon()
+            plan.begin(left, upcoming)
+        self._is_over = False
         self._plan.draw(1)
+        self._forecast.begin()
         with self._visit:
             self._plan.publish()
         if first:
@@ -161,7 +163,6 @@ class ParallelIterator(_BaseDataLoaderIter):
         self._is_handing_over = True
         try:
             super()._reset(loader, first_iter)
-            self._abandon()
             self._meter = Meter()
             self._rescue.meter = self._meter
             self._num_delivered = 0
@@ -228,6 +229,7 @@ class ParallelIterator(_BaseDataLoaderIter):
             self._close_if_broken(error)
             raise
         if delivered is None:
+            self._is_over = True
             self._box.keep(self, self.statistics())
             if not self._persistent_workers:
                 self._shutdown_workers()
@@ -352,45 +354,3 @@ class ParallelIterator(_BaseDataLoaderIter):
         # At interpreter exit the pool's own finalizer has stopped the workers.
         if getattr(self, "_pool", None) is not None and not sys.is_finalizing():
             self._shutdown_workers()
-
-
-def _config(loader: Any, free: bool, in_order: bool, num_workers: int) -> CommonsConfig:
-    window = lookahead_batches(loader)
-    batch_size = loader.batch_size or 1
-    if has_own_batches(loader):
-        # Its batches may have any size, and their sizes are not known.
-        positions = _MOST_AHEAD
-    else:
-        positions = power_of_two(max(1024, 4 * window * batch_size))
-    rings = power_of_two(2 * (window + 2) + positions // max(1, batch_size) * free)
-    shape = BoardShape(
-        positions=positions,
-        homes=rings,
-        outgoing=power_of_two(2 * _DEPTH + 4) if free else rings,
-        members=batch_size if free else 1,
-        workers=num_workers,
-        blocks=min(_MOST_BLOCKS, max(1024, 2 * positions)),
-    )
-    rules = DeliveryRules(
-        fixed=not free,
-        in_order=in_order,
-        batch_size=batch_size,
-        drop_last=bool(loader.drop_last),
-        depth=_DEPTH,
-        rows_are_batch=_stacks(loader.collate_fn),
-        max_displacement=loader.max_displacement if free else None,
-    )
-    buffer_bytes = loader.buffer_bytes or default_buffer_bytes()
-    return CommonsConfig(shape, rules, buffer_bytes)
-
-
-def _stacks(collate_fn: Any) -> bool:
-    """Whether batches of tensors, arrays and numbers are simply stacked."""
-    expected = {
-        torch.Tensor: collate_tensor_fn,
-        np.ndarray: collate_numpy_array_fn,
-        float: collate_float_fn,
-        int: collate_int_fn,
-    }
-    known = default_collate_fn_map
-    return collate_fn is default_collate and all(known.get(k) is f for k, f in expected.items())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,15 @@ from hatchway.loader.board import Block, Head, Outgoing, Status, Waiting
 from hatchway.loader.commons import Commons
 from hatchway.loader.errors import BufferFullError
 from hatchway.loader.foresight import Foresight
+
+
+def nothing_upcoming() -> None:
+    """What comes next is not known."""
+
+
+def _then_raise(drawn: list[Any], error: Exception) -> Iterator[Any]:
+    yield from drawn
+    raise error
 
 
 class Plan:
@@ -49,17 +59,87 @@ class Plan:
         self._num_batches = 0
         self._num_delivered = 0
         self._waiting: list[list[Any]] = []
+        self._foresee_order: Callable[[], Iterator[Any] | None] = nothing_upcoming
+        self._upcoming: Iterator[Any] | None = None
+        self._upcoming_waits: list[list[Any]] = []
+        self._prepared: list[list[Any]] = []
 
-    def begin(self, sampler: Iterator[Any]) -> None:
-        """Start an epoch; ``sampler`` yields what torch's index sampler yields."""
+    def begin(
+        self,
+        sampler: Iterator[Any],
+        upcoming: Callable[[], Iterator[Any] | None] = nothing_upcoming,
+    ) -> None:
+        """Start an epoch.
+
+        Args:
+            sampler: Yields what torch's index sampler yields.
+            upcoming: Called when the sampler is exhausted, for what it will yield in
+                the next epoch: those samples are made ahead. None if that is not known.
+        """
         head = self._board.head
-        self._sampler = sampler
+        self._start(sampler, upcoming)
+        self._num_homes = self._num_planned = 0
+        head[Head.EPOCH_START] = head[Head.PUBLISHED]
+        self._close_in(head[Head.EPOCH])
+
+    def check_prepared(self, sampler: Iterator[Any]) -> Iterator[Any] | None:
+        """Compare what was made ahead with what ``sampler`` yields now.
+
+        Returns:
+            None if they are the same, as far as it goes: see :meth:`adopt`. Otherwise
+            what ``sampler`` yields, to begin with.
+        """
+        drawn: list[Any] = []
+        for keys in self._prepared:
+            try:
+                drawn.append(next(sampler))
+            except StopIteration:
+                return iter(drawn)
+            except Exception as error:
+                return _then_raise(drawn, error)
+            if self._listed(drawn[-1]) != keys:
+                return itertools.chain(drawn, sampler)
+        return None
+
+    @property
+    def has_prepared(self) -> bool:
+        """Whether samples of the next epoch were planned ahead."""
+        return bool(self._prepared)
+
+    def adopt(
+        self,
+        sampler: Iterator[Any],
+        upcoming: Callable[[], Iterator[Any] | None] = nothing_upcoming,
+    ) -> None:
+        """Start an epoch with what was made ahead for it; the one before is finished.
+
+        Holds the lock.
+
+        Args:
+            sampler: Yields what comes after it.
+            upcoming: As in :meth:`begin`.
+        """
+        head = self._board.head
+        self._num_homes = len(self._prepared)
+        self._num_planned = sum(map(len, self._prepared))
+        self._start(sampler, upcoming)
+        head[Head.EPOCH_START] = head[Head.END]
+        head[Head.EPOCH] += 1
+        self._close_in(head[Head.EPOCH])
+
+    def _start(self, sampler: Iterator[Any], upcoming: Callable[[], Iterator[Any] | None]) -> None:
+        self._sampler, self._foresee_order, self._upcoming = sampler, upcoming, None
         self._exhausted = False
         self._error = None
-        self._num_homes = self._num_planned = self._num_batches = self._num_delivered = 0
-        self._waiting = []
-        head[Head.EXHAUSTED] = 0
-        head[Head.EPOCH_START] = head[Head.PUBLISHED]
+        self._num_batches = self._num_delivered = 0
+        self._waiting, self._upcoming_waits, self._prepared = [], [], []
+        self._board.head[Head.EXHAUSTED] = 0
+
+    def _close_in(self, epoch: int) -> None:
+        """All that is published belongs to this epoch, and what is published next, too."""
+        head = self._board.head
+        head[Head.END], head[Head.HOME_END] = head[Head.PUBLISHED], head[Head.HOMES]
+        head[Head.PLAN_EPOCH], head[Head.PLAN_START] = epoch, head[Head.EPOCH_START]
 
     def draw(self, at_most: int | None) -> int:
         """Read batches of keys from the sampler, as many as the window takes.
@@ -70,19 +150,34 @@ class Plan:
         Returns:
             How many were read; they are planned by :meth:`publish`.
         """
-        if self._waiting:
+        if self._waiting or self._upcoming_waits:
             return 0  # displaced samples hold the ring; they come first
         while not self._exhausted and len(self._waiting) != at_most:
             if not self._has_room(len(self._waiting) - (1 if at_most == 1 else 0)):
                 break
             try:
                 keys = next(self._sampler)
-                self._waiting.append([keys] if self._single else list(keys))
+                self._waiting.append(self._listed(keys))
             except StopIteration:
                 self._exhausted = True
             except Exception as error:
                 self._error, self._exhausted = error, True
-        return len(self._waiting)
+        if self._exhausted and self._error is None and not self._waiting:
+            self._draw_ahead()
+        return len(self._waiting) + len(self._upcoming_waits)
+
+    def _draw_ahead(self) -> None:
+        """Read what the next epoch will begin with, as much as the window takes."""
+        if self._foresee_order is not nothing_upcoming:
+            if self.has_plain_indices:
+                self._upcoming = self._foresee_order()
+            self._foresee_order = nothing_upcoming
+        while self._upcoming is not None and self._has_room(len(self._upcoming_waits)):
+            keys = next(self._upcoming, None)
+            if keys is None:
+                self._upcoming = None
+            else:
+                self._upcoming_waits.append(self._listed(keys))
 
     def publish(self) -> None:
         """Plan the batches that were drawn. Holds the lock."""
@@ -102,6 +197,18 @@ class Plan:
             del self._waiting[0]
         if self._exhausted and not self._waiting:
             self._board.head[Head.EXHAUSTED] = 1
+        self._publish_ahead()
+
+    def _publish_ahead(self) -> None:
+        board, head = self._board, self._board.head
+        while self._upcoming_waits and board.has_room(len(self._upcoming_waits[0])):
+            head[Head.PLAN_EPOCH] = head[Head.EPOCH] + 1
+            head[Head.PLAN_START] = head[Head.END]
+            keys = self._upcoming_waits.pop(0)
+            self._publish(keys)
+            self._prepared.append(keys)
+            self._num_homes += 1
+            self._num_planned += len(keys)
 
     def end(self) -> None:
         """Every batch was delivered: raise, once, what the sampler raised after them."""
@@ -145,6 +252,9 @@ class Plan:
             head[Head.OUT_TAIL] = head[Head.OUT_HEAD]
         head[Head.EPOCH] += 1
         head[Head.WAITING] = Waiting.NOTHING
+
+    def _listed(self, keys: Any) -> list[Any]:
+        return [keys] if self._single else list(keys)
 
     def _has_room(self, ahead: int) -> bool:
         if self._batch_size is None:

@@ -78,20 +78,19 @@ class Rescue:
 
     def _give_up(self, left: Reclaimed, worker_id: int, exit_code: int | None) -> None:
         commons, board = self._commons, self._board
-        start = board.head[Head.EPOCH_START]
         position, outgoing = left.position, left.outgoing
         rank: int | None = None
         key: object = None
         members: list[int] = []
         if position is not None and not left.was_collating:
-            doing, rank = "loading the sample", position - start
+            doing, rank = "loading the sample", position - board.start_of(position)
             key = commons.schedule.key_of(position, commons.view)
         else:
             if position is not None:
                 members = commons.schedule.home_of(position)
             elif outgoing is not None:
                 members = commons.delivery.members(outgoing).tolist()
-            doing = collating(members, start)
+            doing = collating(members, board.start_of(members[0]))
         failure = death_of(exit_code, doing=doing, position=rank, index=key, worker_id=worker_id)
         content = payload.dump(failure)
         block = commons.heap.allocate(content.nbytes, commons.training_process, over_budget=True)
@@ -154,7 +153,7 @@ class Rescue:
                 age_s = now - started
                 said.append(
                     f"worker {worker_id} is at dataset index {key} for {age_s:.1f} s "
-                    f"(position {position - board.head[Head.EPOCH_START]})"
+                    f"(position {position - board.start_of(position)})"
                 )
             else:
                 said.append(f"worker {worker_id}: {Running.NAMES[doing]}")

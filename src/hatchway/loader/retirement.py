@@ -65,7 +65,10 @@ class Retirement:
         tail, end = head[Head.TAIL], head[Head.PUBLISHED]
         if tail < end and board.status.cells[tail & board.mask] == Status.CONSUMED:
             pending = np.flatnonzero(board.run(board.status, tail, end) != Status.CONSUMED)
-            head[Head.TAIL] = tail + int(pending[0]) if len(pending) else end
+            tail = tail + int(pending[0]) if len(pending) else end
+            # Its slot will be another position's: what was started early moves no cursor.
+            head[Head.CURSOR] = max(head[Head.CURSOR], tail)
+            head[Head.TAIL] = tail
         home_tail = head[Head.HOME_TAIL]
         while home_tail < head[Head.HOMES]:
             slot = home_tail & board.home_mask

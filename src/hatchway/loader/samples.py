@@ -144,7 +144,8 @@ class SampleRunner:
         is_whole = claim.count == count > 1 and not self._store.has_row_batches
         is_whole = is_whole and (rules.fixed or count == rules.batch_size)
         held: list[tuple[int, Any]] = []
-        base_seed, epoch, start = head[Head.BASE_SEED], head[Head.EPOCH], head[Head.EPOCH_START]
+        base_seed, epoch = head[Head.BASE_SEED], board.home_epoch.cells[home & board.home_mask]
+        start = board.start_of(claim.first)
         longest_s = patience_with_batch_s(count)
         done = in_all = 0
         self.has_run_all = False
@@ -195,16 +196,14 @@ class SampleRunner:
 
     def collate(self, first: int, samples: Any) -> Any:
         """Call ``collate_fn``, with generators seeded from the batch's first position."""
-        head = self._board.head
-        position = collate_position(first - head[Head.EPOCH_START])
-        self._seeder.seed(head[Head.BASE_SEED], head[Head.EPOCH], position)
+        self._seed(first, collate_position(first - self._board.start_of(first)))
         return self._task.collate_fn(samples)
 
     def collate_failure(self, error: BaseException, positions: list[int]) -> Failure:
         """Describe what ``collate_fn`` of a batch raised."""
         return failure_of(
             error,
-            doing=collating(positions, self._board.head[Head.EPOCH_START]),
+            doing=collating(positions, self._board.start_of(positions[0])),
             position=None,
             index=None,
             worker_id=self._worker_id,
@@ -238,12 +237,12 @@ class SampleRunner:
 
     def _run_sample(self, position: int, keys: list[Any] | None, is_single: bool) -> None:
         """Run one sample in Python: the twin of the native loop."""
-        board, head = self._board, self._board.head
+        board = self._board
         begun = time.monotonic()
         board.current.cells[self._worker_id] = position
         board.started.cells[self._worker_id] = begun
         key = self._key(position, keys)
-        self._seeder.seed(head[Head.BASE_SEED], head[Head.EPOCH], position - head[Head.EPOCH_START])
+        self._seed(position, position - board.start_of(position))
         try:
             sample = self._dataset[key]
         except CAUGHT as error:
@@ -253,6 +252,13 @@ class SampleRunner:
         finally:
             board.seconds.cells[position & board.mask] = time.monotonic() - begun
         self._put_and_publish(position, sample, keys, is_single, begun)
+
+    def _seed(self, position: int, seed_position: int) -> None:
+        """Seed the generators as for ``seed_position`` of the epoch that holds ``position``."""
+        board = self._board
+        home = board.home.cells[position & board.mask] & board.home_mask
+        epoch = board.home_epoch.cells[home]
+        self._seeder.seed(board.head[Head.BASE_SEED], epoch, seed_position)
 
     def _key(self, position: int, keys: list[Any] | None) -> Any:
         """The dataset's index at a position."""
@@ -311,7 +317,7 @@ class SampleRunner:
             failure = failure_of(
                 error,
                 doing="loading the sample",
-                position=position - board.head[Head.EPOCH_START],
+                position=position - board.start_of(position),
                 index=key,
                 worker_id=self._worker_id,
             )

@@ -73,6 +73,8 @@ class Schedule:
         board.home_block.cells[slot] = -1
         board.home_keys.cells[slot] = keys_block
         board.home_emitted.cells[slot] = 0
+        board.home_epoch.cells[slot] = head[Head.PLAN_EPOCH]
+        board.home_start.cells[slot] = head[Head.PLAN_START]
         taken = 0
         for part in board.slots(first, end):
             size = part.stop - part.start
@@ -88,6 +90,9 @@ class Schedule:
             taken += size
         head[Head.HOMES] = home + 1
         head[Head.PUBLISHED] = end
+        if head[Head.PLAN_EPOCH] == head[Head.EPOCH]:
+            head[Head.HOME_END] = home + 1
+            head[Head.END] = end
         return int(home)
 
     def foresee(self, first: int, cost_s: NDArray[np.float32], lead: NDArray[np.int32]) -> None:
@@ -135,7 +140,7 @@ class Schedule:
             ):
                 count += 1
         self._give(worker, first, count)
-        head[Head.CURSOR] = first + count
+        self._skip_begun()
         return Claim(first, count)
 
     def next_early(self, worker: int) -> int:
@@ -283,7 +288,8 @@ class Schedule:
         for part in board.slots(begin, end):
             status = board.status.array[part]
             status[status == Status.PLANNED] = Status.CONSUMED
-        head[Head.CURSOR] = end
+        head[Head.CURSOR] = head[Head.END] = end
+        head[Head.HOME_END] = head[Head.HOMES]
         head[Head.NUM_RETRY] = head[Head.NUM_EARLY] = 0
         head[Head.EXHAUSTED] = 1
 
@@ -346,6 +352,8 @@ class Schedule:
         board, head = self._board, self._board.head
         if head[Head.HELD_OUT] == head[Head.OUT_HEAD] + 1:
             return True  # what is finished must wait for it
+        if position >= head[Head.END]:
+            return False  # of the next epoch
         made = board.out_status.array
         if ((made >= Outgoing.COMPOSED) & (made <= Outgoing.READY)).any():
             return False

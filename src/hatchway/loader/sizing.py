@@ -1,0 +1,77 @@
+"""How large the tables of a pass over a loader are, and what its batches are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data._utils.collate import (
+    collate_float_fn,
+    collate_int_fn,
+    collate_numpy_array_fn,
+    collate_tensor_fn,
+    default_collate,
+    default_collate_fn_map,
+)
+
+from hatchway.loader.board import BoardShape, power_of_two
+from hatchway.loader.commons import CommonsConfig
+from hatchway.loader.options import default_buffer_bytes, has_own_batches, lookahead_batches
+from hatchway.loader.rules import DeliveryRules
+
+# Batches that are put together before they are asked for, where their content
+# is free: one for the training loop and one that a worker is collating.
+DEPTH = 2
+_MOST_AHEAD = 1 << 16
+_MOST_BLOCKS = 1 << 20
+
+
+def commons_config(loader: Any, free: bool, in_order: bool, num_workers: int) -> CommonsConfig:
+    """What the commons of a pass over ``loader`` are made with.
+
+    Args:
+        loader: The user's.
+        free: Whether batches are made of whatever is finished.
+        in_order: Whether they leave in the sampler's order.
+        num_workers: How many workers there may be in all.
+    """
+    window = lookahead_batches(loader)
+    batch_size = loader.batch_size or 1
+    if has_own_batches(loader):
+        # Its batches may have any size, and their sizes are not known.
+        positions = _MOST_AHEAD
+    else:
+        positions = power_of_two(max(1024, 4 * window * batch_size))
+    rings = power_of_two(2 * (window + 2) + positions // max(1, batch_size) * free)
+    shape = BoardShape(
+        positions=positions,
+        homes=rings,
+        outgoing=power_of_two(2 * DEPTH + 4) if free else rings,
+        members=batch_size if free else 1,
+        workers=num_workers,
+        blocks=min(_MOST_BLOCKS, max(1024, 2 * positions)),
+    )
+    rules = DeliveryRules(
+        fixed=not free,
+        in_order=in_order,
+        batch_size=batch_size,
+        drop_last=bool(loader.drop_last),
+        depth=DEPTH,
+        rows_are_batch=_stacks(loader.collate_fn),
+        max_displacement=loader.max_displacement if free else None,
+    )
+    buffer_bytes = loader.buffer_bytes or default_buffer_bytes()
+    return CommonsConfig(shape, rules, buffer_bytes)
+
+
+def _stacks(collate_fn: Any) -> bool:
+    """Whether batches of tensors, arrays and numbers are simply stacked."""
+    expected = {
+        torch.Tensor: collate_tensor_fn,
+        np.ndarray: collate_numpy_array_fn,
+        float: collate_float_fn,
+        int: collate_int_fn,
+    }
+    known = default_collate_fn_map
+    return collate_fn is default_collate and all(known.get(k) is f for k, f in expected.items())
