@@ -29,7 +29,7 @@ $(VENV)/.tools: constraints.txt | $(PY)
 
 $(VENV)/.installed: $(VENV)/.tools pyproject.toml $(NATIVE)
 	@echo "setup: building and installing hatchway (editable)"
-	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[demo,dev]'
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[bench,demo,dev]'
 	@touch $@
 
 setup-system:  ## install what apt must provide (as root): a compiler, Python's headers, git

@@ -9,7 +9,16 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("torch", "numpy", "pillow", "scikit-image", "hatchway", "torchdata", "spdl")
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "pillow",
+    "scikit-image",
+    "scikit-learn",
+    "hatchway",
+    "torchdata",
+    "spdl",
+)
 _ROOT = Path(__file__).parent.parent
 
 
