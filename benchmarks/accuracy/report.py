@@ -29,7 +29,7 @@ _DELIVERY_HEADER = (
     "slow samples, median",
     "lost an epoch",
     "come again",
-    "slow share by fifth of the epoch, %",
+    "slow share: first batch; fifths of the epoch; last batch, %",
 )
 
 
@@ -99,13 +99,17 @@ def _accuracy_row(loader: str, figures: Mapping[str, Any]) -> list[str]:
 
 
 def _delivery_row(loader: str, figures: Mapping[str, Any]) -> list[str]:
+    by_batch = figures["slow_share_by_batch"]
     return [
         TITLES[loader],
         *(_or_none(figures[name]) for name in ("late_p50", "late_p99", "late_max")),
         _or_none(figures["slow_late_p50"]),
         f"{figures['num_lost']:.0f}",
         f"{figures['num_doubled']:.0f}",
-        " ".join(f"{share:.0%}"[:-1] for share in figures["slow_share_by_part"]),
+        "; ".join(
+            " ".join(f"{100 * share:.0f}" for share in shares)
+            for shares in (by_batch[:1], figures["slow_share_by_part"], by_batch[-1:])
+        ),
     ]
 
 
