@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import report
-from benchmarks.loaders import DEFAULT_LOADERS, LOADERS, why_missing
+from benchmarks.loaders import DEFAULT_LOADERS, LOADERS, without_missing
 from benchmarks.suite import Options, run_suite
 from benchmarks.workloads import WORKLOADS
 
@@ -34,18 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    loaders = []
-    for name in options.loaders:
-        reason = why_missing(name)
-        if reason is None:
-            loaders.append(name)
-        else:
-            print(f"left out: {reason}", file=sys.stderr)
+    loaders, left_out = without_missing(options.loaders)
+    if left_out:
+        print(left_out, file=sys.stderr)
     if not loaders:
         raise SystemExit("none of the loaders asked for can run here")
     chosen = Options(
         workloads=options.workloads,
-        loaders=tuple(loaders),
+        loaders=loaders,
         repeats=1 if options.length == "quick" else options.repeats,
         seed=options.seed,
         demand=options.demand,
@@ -58,7 +54,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Hatchway's data loader beside torch's, on five workloads.",
+        description="Hatchway's data loader beside torch's and other peers', on five workloads.",
     )
     parser.add_argument(
         "--workloads",
@@ -70,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         "--loaders",
         type=lambda text: _names(text, LOADERS),
         default=DEFAULT_LOADERS,
-        help=f"some of {','.join(LOADERS)} (default: {','.join(DEFAULT_LOADERS)})",
+        help=f"some of {','.join(LOADERS)} (default: all that are installed)",
     )
     parser.add_argument("--repeats", type=_positive, default=5, help="runs of each (default: 5)")
     parser.add_argument("--seed", type=int, default=0, help="of orders and data (default: 0)")

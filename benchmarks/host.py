@@ -17,7 +17,8 @@ _PACKAGES = (
     "scikit-learn",
     "hatchway",
     "torchdata",
-    "spdl",
+    "spdl-core",
+    "grain",
 )
 _ROOT = Path(__file__).parent.parent
 

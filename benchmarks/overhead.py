@@ -28,7 +28,7 @@ from torch.utils.data import Dataset
 from benchmarks import host
 from benchmarks.figures import Spread, spread
 from benchmarks.limit import measure_limit
-from benchmarks.loaders import LOADERS, TITLES, shuffled, why_missing
+from benchmarks.loaders import LOADERS, TITLES, Request, shuffled, without_missing
 from benchmarks.suite import rotated
 
 LOADER_NAMES = ("torch", "torch-unordered", "hatchway", "hatchway-strict")
@@ -101,13 +101,9 @@ CASES = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; return 0."""
     options = _parser().parse_args(arguments)
-    names = []
-    for name in options.loaders.split(","):
-        reason = why_missing(name)
-        if reason is None:
-            names.append(name)
-        else:
-            print(f"left out: {reason}", file=sys.stderr)
+    names, left_out = without_missing(options.loaders.split(","))
+    if left_out:
+        print(left_out, file=sys.stderr)
     cases = [measure(case, names, options.repeats, options.quick) for case in CASES]
     if options.json:
         result = {"schema": "hatchway-overhead/1", "host": host.describe(), "cases": cases}
@@ -140,12 +136,14 @@ def measure(case: Case, names: Sequence[str], repeats: int, quick: bool) -> dict
 
 
 def _sample_us(name: str, case: Case, dataset: Any) -> float:
-    loader = LOADERS[name](
-        dataset=dataset,
-        sampler=shuffled(dataset, 0),
-        batch_size=case.batch_size,
-        num_workers=NUM_WORKERS,
-        collate_fn=case.collate,
+    loader = LOADERS[name].build(
+        Request(
+            dataset=dataset,
+            sampler=shuffled(dataset, 0),
+            batch_size=case.batch_size,
+            num_workers=NUM_WORKERS,
+            collate_fn=case.collate,
+        )
     )
     num_batches = 0
     first = last = 0.0

@@ -85,6 +85,7 @@ CHEAP = Workload(
     num_workers=2,
     num_batches={"full": 700, "short": 400, "quick": 20},
     parameters={"sample_s": CHEAP_S, "shape": CHEAP_SHAPE},
+    samples_a_call=64,
 )
 EVEN = Workload(
     name="even",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from benchmarks.epoch import check_exactly_once
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import Spread, by_repeat, paired_ratios, spread
 from benchmarks.ideal import simulate
+from benchmarks.loaders import without_missing
 from benchmarks.summary import summarise
 from benchmarks.targets import TARGETS, outcomes
 from benchmarks.workloads import WORKLOADS
@@ -120,6 +122,19 @@ def test_lost_and_doubled_samples_are_errors() -> None:
 
 def test_counted_work_is_a_function_of_its_count() -> None:
     assert spin(1000) == spin(1000) != spin(1001)
+
+
+def test_loaders_whose_package_is_missing_are_left_out_with_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("torch", "spdl-threads", "grain-threads", "grain-processes")
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda package: None if package == "grain" else package
+    )
+    assert without_missing(names) == (
+        ("torch", "spdl-threads"),
+        "not installed: grain; left out: grain-threads, grain-processes",
+    )
 
 
 def test_a_quick_run_of_stock_torch_writes_what_the_documentation_says(tmp_path: Path) -> None:
