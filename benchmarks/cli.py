@@ -54,7 +54,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Hatchway's data loader beside torch's and other peers', on five workloads.",
+        description="Hatchway's data loader beside torch's and other peers', on seven workloads.",
     )
     parser.add_argument(
         "--workloads",

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks import epoch, host
 from benchmarks.contention import DISTURBED_SHARE, wait_undisturbed
-from benchmarks.counted import calibrate
+from benchmarks.counted import NOISE_TRIAL, calibrate, noise
 from benchmarks.errors import BenchmarkError
 from benchmarks.ideal import simulate
 from benchmarks.limit import Limit, measure_limit
@@ -46,12 +46,14 @@ class Options:
 def run_suite(options: Options, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Run everything; return the report that ``--json`` writes."""
     operation_s = calibrate()
+    noise_value_s = calibrate(noise, num_operations=NOISE_TRIAL)
     described = host.describe()
     workloads = []
     for name in options.workloads:
         workload = WORKLOADS[name]
         num_samples = workload.num_samples(options.length)
-        dataset = workload.build(Scale(num_samples, options.seed, operation_s))
+        scale = Scale(num_samples, options.seed, operation_s, noise_value_s)
+        dataset = workload.build(scale)
         workloads.append(_run_workload(workload, dataset, options, say))
         del dataset
         gc.collect()
@@ -60,7 +62,7 @@ def run_suite(options: Options, say: Callable[[str], None] = lambda _: None) -> 
         "definitions": {"epoch": epoch.__doc__, "limit": Limit.__doc__},
         "host": described,
         "options": asdict(options),
-        "calibration": {"operation_s": operation_s},
+        "calibration": {"operation_s": operation_s, "noise_value_s": noise_value_s},
         "workloads": workloads,
     }
 

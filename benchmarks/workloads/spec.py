@@ -27,15 +27,25 @@ class IndexedDataset(Dataset[Sample]):
 
 @dataclass(frozen=True)
 class Scale:
-    """What a dataset is built from: its size, the run's seed, the calibrated unit of work."""
+    """What a dataset is built from: its size, the run's seed, the calibrated units of work.
+
+    Attributes:
+        operation_s: Seconds of one operation of ``counted.spin``.
+        noise_value_s: Seconds of one value of ``counted.noise``.
+    """
 
     num_samples: int
     seed: int
     operation_s: float
+    noise_value_s: float
 
     def operations(self, duration_s: float) -> int:
         """Operations of counted work that last ``duration_s`` on an idle core."""
         return max(1, round(duration_s / self.operation_s))
+
+    def noise_values(self, duration_s: float) -> int:
+        """Values of counted noise that last ``duration_s`` on an idle core."""
+        return max(1, round(duration_s / self.noise_value_s))
 
 
 @dataclass(frozen=True)

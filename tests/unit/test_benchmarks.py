@@ -11,18 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.counted import spin
+from benchmarks.counted import noise, spin
 from benchmarks.device import PacedDevice
 from benchmarks.epoch import check_exactly_once
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import Spread, by_repeat, paired_ratios, spread
 from benchmarks.ideal import simulate
-from benchmarks.loaders import without_missing
+from benchmarks.loaders import shuffled, without_missing
 from benchmarks.summary import summarise
 from benchmarks.targets import TARGETS, outcomes
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import WORKLOADS, Scale
+from benchmarks.workloads.replay import SERVER, VIRTUAL_MACHINE, recorded_s
 
 ROOT = Path(__file__).parents[2]
+REPLAYS = ("replay-waiting", "replay-computing")
 
 
 class FakeClock:
@@ -78,7 +80,7 @@ def test_summary_takes_the_median_of_ratios_not_the_ratio_of_medians() -> None:
     assert figures["steady_over_limit"]["median"] == 0.5
 
 
-def test_targets_are_met_at_the_median_and_named_for_every_workload() -> None:
+def test_targets_are_met_at_the_median_and_named_for_every_workload_but_the_replays() -> None:
     summary = {"hatchway": {"steady_over_limit": {"median": 1.03}}}
     found = {o.target.figure: o.is_met for o in outcomes("even", summary)}
     assert found == {
@@ -86,7 +88,7 @@ def test_targets_are_met_at_the_median_and_named_for_every_workload() -> None:
         "epoch_over_torch": False,
         "first_batch_over_torch": False,
     }
-    assert {target.workload for target in TARGETS} == set(WORKLOADS)
+    assert {target.workload for target in TARGETS} == set(WORKLOADS) - set(REPLAYS)
 
 
 def test_device_starts_a_step_when_batch_and_device_are_there() -> None:
@@ -122,6 +124,38 @@ def test_lost_and_doubled_samples_are_errors() -> None:
 
 def test_counted_work_is_a_function_of_its_count() -> None:
     assert spin(1000) == spin(1000) != spin(1001)
+    assert noise(40_000).tolist() == noise(40_000).tolist() != noise(40_001).tolist()
+
+
+def test_recordings_are_those_that_their_attribution_describes() -> None:
+    for name, median_s, longest_s in ((SERVER, 0.011, 0.839), (VIRTUAL_MACHINE, 0.023, 1.345)):
+        recorded = sorted(recorded_s(name))
+        assert len(recorded) == 1680
+        assert recorded[840] == pytest.approx(median_s, abs=5e-4)
+        assert recorded[-1] == pytest.approx(longest_s, abs=5e-4)
+
+
+def test_a_replay_waits_or_computes_the_recorded_times_scaled_to_an_epoch_of_four_seconds() -> None:
+    scale = Scale(1680, seed=0, operation_s=1e-7, noise_value_s=1e-8)
+    waiting, computing = (WORKLOADS[name] for name in REPLAYS)
+    sleeps_s = waiting.build(scale).durations_s
+    assert sleeps_s == pytest.approx([s / 6 for s in recorded_s(SERVER)])
+    assert sum(sleeps_s) / waiting.num_workers == pytest.approx(4.15, abs=0.01)
+    values = computing.build(scale).num_values
+    assert values == [round(s / 30 / 1e-8) for s in recorded_s(VIRTUAL_MACHINE)]
+    assert sum(values) * 1e-8 / computing.num_workers == pytest.approx(4.0, abs=0.01)
+    assert {w.num_samples("full") for w in (waiting, computing)} == {1680}
+
+
+@pytest.mark.parametrize("name", REPLAYS)
+def test_a_replay_gives_the_same_samples_in_the_same_order_for_the_same_seed(name: str) -> None:
+    scale = Scale(16, seed=3, operation_s=1e-7, noise_value_s=1e-8)
+    first, again = (WORKLOADS[name].build(scale) for _ in range(2))
+    assert list(shuffled(first, 3)) == list(shuffled(again, 3)) != list(shuffled(again, 4))
+    for i in range(16):
+        (tensor, index), (same, _) = first[i], again[i]
+        assert index == i
+        assert torch.equal(tensor, same)
 
 
 def test_loaders_whose_package_is_missing_are_left_out_with_one_line(
