@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import report
+from benchmarks.arguments import names, positive, positive_ratios
 from benchmarks.loaders import DEFAULT_LOADERS, LOADERS, without_missing
 from benchmarks.suite import Options, run_suite
 from benchmarks.workloads import WORKLOADS
@@ -44,7 +45,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         loaders=loaders,
         repeats=1 if options.length == "quick" else options.repeats,
         seed=options.seed,
-        demand=options.demand,
+        demands=options.demand,
         length=options.length,
         patience_s=options.patience,
     )
@@ -58,23 +59,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--workloads",
-        type=lambda text: _names(text, WORKLOADS),
+        type=names(WORKLOADS),
         default=tuple(WORKLOADS),
         help=f"some of {','.join(WORKLOADS)} (default: all)",
     )
     parser.add_argument(
         "--loaders",
-        type=lambda text: _names(text, LOADERS),
+        type=names(LOADERS),
         default=DEFAULT_LOADERS,
         help=f"some of {','.join(LOADERS)} (default: all that are installed)",
     )
-    parser.add_argument("--repeats", type=_positive, default=5, help="runs of each (default: 5)")
+    parser.add_argument("--repeats", type=positive, default=5, help="runs of each (default: 5)")
     parser.add_argument("--seed", type=int, default=0, help="of orders and data (default: 0)")
     parser.add_argument(
         "--demand",
-        type=_positive_ratio,
-        default=1.0,
-        help="the device's demand over the workers' capacity (default: 1)",
+        type=positive_ratios,
+        metavar="RATIO[,RATIO...]",
+        help="the device's demand over the workers' capacity, each run beside the same limit "
+        "(default: 1, and 0.8,1,1.2 for the replays)",
     )
     parser.add_argument(
         "--patience",
@@ -104,27 +106,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--read", type=Path, metavar="FILE", help="show such a file, run nothing")
     parser.add_argument("--markdown", action="store_true", help="print tables in Markdown")
     return parser
-
-
-def _names(text: str, known: dict[str, Any]) -> tuple[str, ...]:
-    names = tuple(filter(None, text.split(",")))
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of some of {', '.join(known)}")
-    return names
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)
-
-
-def _positive_ratio(text: str) -> float:
-    try:
-        ratio = float(text)
-    except ValueError:
-        ratio = 0.0
-    if not 0 < ratio < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return ratio

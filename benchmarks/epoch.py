@@ -11,7 +11,10 @@ Definitions (all times from one monotonic clock):
   with demand at capacity a loader that never keeps it waiting takes exactly
   the limit: *steady over the limit* is at least 1.
 - ``wait_s``, ``longest_wait_s``: the device's idle time after the first batch
-  came, in all and at most between two steps.
+  came, in all and at most between two steps: the loop had nothing for it.
+- ``wait_share``: ``wait_s`` over ``steady_s``.
+- ``late_samples_*``, ``late_batches_*``: how far samples came after their turn in the
+  sampler's order; see ``benchmarks.displacement``.
 - ``busy_share``: the device's steps over ``epoch_s``.
 - ``shutdown_s``: what the loader takes to end the iteration after its last batch.
 - ``num_processes``: children (of all generations) that the epoch added, at most,
@@ -25,19 +28,25 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from benchmarks.contention import CpuClock
 from benchmarks.device import PacedDevice
+from benchmarks.displacement import measure_displacement
 from benchmarks.errors import BenchmarkError
+
+T = TypeVar("T")
+_ENDING_S = 10.0
+_LOOK_EVERY_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -49,32 +58,50 @@ class Epoch:
     steady_s: float
     busy_share: float
     wait_s: float
+    wait_share: float
     longest_wait_s: float
     shutdown_s: float
     num_batches: int
     num_processes: int
     cpu_s: float
     foreign_share: float
+    late_samples_median: int
+    late_samples_p99: int
+    late_batches_median: int
+    late_batches_p99: int
 
 
 def run_epoch(
     build: Callable[[], Iterable[Any]],
     *,
-    num_samples: int,
-    num_batches: int,
+    order: Sequence[int],
+    batch_size: int,
     step_s: float,
     deadline_s: float,
-) -> tuple[Epoch, Iterable[Any]]:
-    """Run one epoch of the loader that ``build`` gives; return its figures and the loader.
+    at_end: Callable[[Any], T],
+) -> tuple[Epoch, T]:
+    """Run one epoch of the loader that ``build`` gives; return its figures and what is kept of it.
+
+    Args:
+        build: Gives the loader; its workers start when it is iterated, or are there already.
+        order: The sampler's order of this epoch.
+        batch_size: Samples in a batch; it divides their number.
+        step_s: Seconds of the device for a batch.
+        deadline_s: Seconds after which the epoch is given up.
+        at_end: Takes what is wanted of the loader. Unless that is the loader itself, it is
+            dropped then, and its processes' ends are waited for.
 
     Raises:
         BenchmarkError: If a sample is lost or doubled, or the epoch exceeds ``deadline_s``.
     """
     gc.collect()
+    # Some loaders set this for the whole process; the next one shall not inherit it.
+    num_threads = torch.get_num_threads()
+    num_batches = len(order) // batch_size
     loader = build()
     device = PacedDevice(step_s)
     seen: list[torch.Tensor] = []
-    before = len(_children())
+    before = children()
     num_processes = 0
     before_cpu = CpuClock.read()
     with _deadline(deadline_s):
@@ -83,11 +110,20 @@ def run_epoch(
             device.take()
             seen.append(batch[1].clone())
             if len(seen) in (1, num_batches // 2, num_batches):
-                num_processes = max(num_processes, len(_children()) - before)
+                num_processes = max(num_processes, len(children() - before))
         asked_out = time.perf_counter()
         end = device.finish()
-    check_exactly_once(seen, num_samples)
+    kept = at_end(loader)
+    is_kept = kept is loader
+    # Views of the last batch may keep a loader's memory.
+    del loader, batch
+    if not is_kept:
+        gc.collect()
+        wait_for_ends(before)
+    torch.set_num_threads(num_threads)
+    check_exactly_once(seen, len(order))
     own_s, foreign_share = CpuClock.read().since(before_cpu)
+    late = measure_displacement(order, seen, batch_size)
     epoch_s = end - start
     first_batch_s = device.arrivals[0] - start
     figures = Epoch(
@@ -96,14 +132,19 @@ def run_epoch(
         steady_s=epoch_s - first_batch_s,
         busy_share=len(seen) * step_s / epoch_s,
         wait_s=sum(device.gaps_s),
+        wait_share=sum(device.gaps_s) / (epoch_s - first_batch_s),
         longest_wait_s=max(device.gaps_s, default=0.0),
         shutdown_s=asked_out - device.arrivals[-1],
         num_batches=len(seen),
         num_processes=num_processes,
         cpu_s=own_s,
         foreign_share=foreign_share,
+        late_samples_median=late.samples_median,
+        late_samples_p99=late.samples_p99,
+        late_batches_median=late.batches_median,
+        late_batches_p99=late.batches_p99,
     )
-    return figures, loader
+    return figures, kept
 
 
 def check_exactly_once(indices: list[torch.Tensor], num_samples: int) -> None:
@@ -123,7 +164,7 @@ def check_exactly_once(indices: list[torch.Tensor], num_samples: int) -> None:
         )
 
 
-def _children() -> set[int]:
+def children() -> set[int]:
     """Process ids of all living descendants, from /proc: some 50 us, no scan of all processes."""
     found: set[int] = set()
     parents = [Path("/proc/self")]
@@ -134,6 +175,19 @@ def _children() -> set[int]:
                     found.add(pid)
                     parents.append(Path(f"/proc/{pid}"))
     return found
+
+
+def wait_for_ends(before: set[int]) -> None:
+    """Wait for processes that are not in ``before``: some end only some time after their loader.
+
+    Only then is their processor time known, and only then is the next run undisturbed.
+    """
+    deadline = time.perf_counter() + _ENDING_S
+    # Looking also collects those that have ended.
+    while any(child.pid not in before for child in multiprocessing.active_children()):
+        if time.perf_counter() > deadline:
+            return
+        time.sleep(_LOOK_EVERY_S)
 
 
 @contextlib.contextmanager

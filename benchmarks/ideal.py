@@ -16,7 +16,8 @@ class Ideal:
     """An epoch without any cost but the samples' own time; see ``benchmarks.epoch``.
 
     Attributes:
-        steady_over_limit: From the first batch to the end, over the work's makespan.
+        steady_over_limit: From the first batch to the end, over the work's makespan or
+            the device's steps, whichever is longer.
         epoch_over_limit: The whole epoch over the same.
     """
 
@@ -25,7 +26,12 @@ class Ideal:
 
 
 def simulate(
-    sample_s: Sequence[float], num_workers: int, batch_size: int, *, in_order: bool
+    sample_s: Sequence[float],
+    num_workers: int,
+    batch_size: int,
+    *,
+    in_order: bool,
+    demand: float = 1.0,
 ) -> Ideal:
     """Run samples of known times on workers that take the next one at once.
 
@@ -37,6 +43,7 @@ def simulate(
         batch_size: Samples in a batch.
         in_order: Whether a batch holds the sampler's next samples, or those that
             are finished next.
+        demand: Of the device over the workers' capacity; below 1 its steps are the limit.
     """
     free_at = [0.0] * num_workers
     ends = []
@@ -47,10 +54,11 @@ def simulate(
     makespan_s = max(ends)
     if not in_order:
         ends.sort()
-    step_s = makespan_s * batch_size / len(ends)
+    step_s = makespan_s * batch_size / len(ends) / demand
+    limit_s = max(makespan_s, makespan_s / demand)
     first_s, device_s, made_s = 0.0, 0.0, 0.0
     for start in range(0, len(ends), batch_size):
         made_s = max(made_s, *ends[start : start + batch_size])
         first_s = first_s or made_s
         device_s = max(device_s, made_s) + step_s
-    return Ideal((device_s - first_s) / makespan_s, device_s / makespan_s)
+    return Ideal((device_s - first_s) / limit_s, device_s / limit_s)

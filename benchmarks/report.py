@@ -41,6 +41,7 @@ _COLUMNS = (
     _Column("device\nbusy, %", "busy_share", 0, 100.0),
     _Column("waits,\nms", "wait_s", 0, 1e3),
     _Column("longest,\nms", "longest_wait_s", 0, 1e3),
+    _Column("late, batches,\n99th", "late_batches_p99", 0),
     _Column("CPU,\ns", "cpu_s", 1),
     _Column("processes", "num_processes", 0),
     _Column("others'\nCPU, %", "foreign_share", 0, 100.0),
@@ -54,6 +55,16 @@ _TARGET_HEADER = [
     "met",
     "a loader without cost",
 ]
+# Those whose order is compared: the loaders that a user of torch would choose from.
+_ORDERS = ("torch", "torch-unordered", "hatchway", "hatchway-strict")
+_ORDER_COLUMNS = (
+    _Column("waited after the\nfirst batch, %", "wait_share", 1, 100.0, has_spread=True),
+    _Column("samples late,\nmedian", "late_samples_median", 0),
+    _Column("99th\npercentile", "late_samples_p99", 0, has_spread=True),
+    _Column("batches late,\nmedian", "late_batches_median", 0),
+    _Column("99th\npercentile", "late_batches_p99", 0, has_spread=True),
+)
+_ORDER_HEADER = ["workload", "demand", "loader", *(column.title for column in _ORDER_COLUMNS)]
 _IDEAL_TITLES = {
     "ready": "without any cost, simulated",
     "strict": "the same in order",
@@ -63,7 +74,8 @@ _IDEAL_TITLES = {
 def errors(report: Mapping[str, Any]) -> list[str]:
     """Name the runs that failed."""
     return [
-        f"{workload['name']}, {run['loader']}, repeat {run['repeat'] + 1}: {run['error']}"
+        f"{workload['name']}, demand {workload['demand']:g}, {run['loader']}, "
+        f"repeat {run['repeat'] + 1}: {run['error']}"
         for workload in report["workloads"]
         for run in workload["runs"]
         if run["error"] is not None
@@ -74,10 +86,9 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     """Print the tables to a terminal."""
     console.print(_host_line(report), markup=False, highlight=False)
     for workload in report["workloads"]:
-        _print_table(console, _title(workload), _HEADER, _rows(workload))
-    rows = list(_target_rows(report))
-    if rows:
-        _print_table(console, "Targets", _TARGET_HEADER, rows)
+        print_table(console, _title(workload), _HEADER, _rows(workload))
+    for title, header, rows in _summaries(report):
+        print_table(console, title, header, rows)
     for line in errors(report):
         console.print(f"error: {line}", style="red", markup=False, highlight=False)
 
@@ -86,21 +97,34 @@ def markdown(report: Mapping[str, Any]) -> str:
     """Give the same tables in Markdown."""
     parts = [_host_line(report)]
     for workload in report["workloads"]:
-        parts += [f"### {_title(workload)}", _markdown_table(_HEADER, _rows(workload))]
-    rows = list(_target_rows(report))
-    if rows:
-        parts += ["### Targets", _markdown_table(_TARGET_HEADER, rows)]
+        parts += [f"### {_title(workload)}", markdown_table(_HEADER, _rows(workload))]
+    for title, header, rows in _summaries(report):
+        parts += [f"### {title}", markdown_table(header, rows)]
     parts += [f"Error: {line}" for line in errors(report)]
     return "\n\n".join(parts)
+
+
+def _summaries(
+    report: Mapping[str, Any],
+) -> Iterator[tuple[str, Sequence[str], list[list[str]]]]:
+    """Give title, header and rows of the tables over all workloads that have rows."""
+    for title, header, rows in (
+        ("Waiting and order", _ORDER_HEADER, list(_order_rows(report))),
+        ("Targets", _TARGET_HEADER, list(_target_rows(report))),
+    ):
+        if rows:
+            yield title, header, rows
 
 
 def _host_line(report: Mapping[str, Any]) -> str:
     host, options = report["host"], report["options"]
     commit = (host["commit"] or "none")[:12]
+    peers = (("torchdata", "torchdata"), ("SPDL", "spdl-core"), ("Grain", "grain"))
+    versions = "".join(f", {name} {host[key]}" for name, key in peers if host.get(key))
     changed = " with uncommitted changes" if host["has_uncommitted_changes"] else ""
     return (
         f"{host['cpu']}, {host['num_cores']} cores, Linux {host['kernel']}, Python "
-        f"{host['python']}, torch {host['torch']}, Hatchway {host['hatchway']}, commit "
+        f"{host['python']}, torch {host['torch']}, Hatchway {host['hatchway']}{versions}, commit "
         f"{commit}{changed}; seed {options['seed']}, {options['repeats']} interleaved runs, "
         f"{options['length']} epochs, "
         "median [min-max]"
@@ -111,7 +135,7 @@ def _title(workload: Mapping[str, Any]) -> str:
     limits = sorted(limit["limit_s"] for limit in workload["limits"])
     return (
         f"{workload['title']} ({workload['num_batches']} batches, "
-        f"limit {limits[0]:.2f}-{limits[-1]:.2f} s)"
+        f"demand {workload['demand']:g}, limit {limits[0]:.2f}-{limits[-1]:.2f} s)"
     )
 
 
@@ -122,8 +146,19 @@ def _rows(workload: Mapping[str, Any]) -> Iterator[list[str]]:
         yield [_IDEAL_TITLES[name], *(column.cell(summary) for column in _COLUMNS)]
 
 
+def _order_rows(report: Mapping[str, Any]) -> Iterator[list[str]]:
+    for workload in report["workloads"]:
+        for loader in _ORDERS:
+            summary = workload["summary"].get(loader)
+            if summary:
+                cells = (column.cell(summary) for column in _ORDER_COLUMNS)
+                yield [workload["name"], f"{workload['demand']:g}", TITLES[loader], *cells]
+
+
 def _target_rows(report: Mapping[str, Any]) -> Iterator[list[str]]:
     for workload in report["workloads"]:
+        if workload["demand"] != 1:
+            continue
         for outcome in outcomes(workload["name"], workload["summary"]):
             if outcome.measured is None:
                 continue
@@ -142,9 +177,10 @@ def _ideal_cell(workload: Mapping[str, Any], figure: str) -> str:
     return "" if ideal is None else Spread(**ideal).text(3)
 
 
-def _print_table(
+def print_table(
     console: Console, title: str, header: Sequence[str], rows: Iterator[list[str]] | list[list[str]]
 ) -> None:
+    """Print the columns from the left that fit."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     rows = list(rows)
     num_columns = _num_fitting(header, rows, console.width)
@@ -167,7 +203,8 @@ def _num_fitting(header: Sequence[str], rows: Sequence[Sequence[str]], width: in
     return len(header)
 
 
-def _markdown_table(header: Sequence[str], rows: Iterator[list[str]] | list[list[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Iterator[list[str]] | list[list[str]]) -> str:
+    """Give a table in Markdown."""
     titles = [title.replace("\n", " ") for title in header]
     lines = [titles, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

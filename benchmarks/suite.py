@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks import epoch, host
 from benchmarks.contention import DISTURBED_SHARE, wait_undisturbed
@@ -20,8 +21,10 @@ from benchmarks.loaders import build_loader, shuffled
 from benchmarks.summary import summarise, summarise_ideals
 from benchmarks.workloads import WORKLOADS, IndexedDataset, Length, Scale, Workload
 
-SCHEMA = "hatchway-benchmarks/2"
+SCHEMA = "hatchway-benchmarks/3"
 _MORE_TRIES = 2
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class Options:
     """What to run.
 
     Attributes:
-        demand: The device's demand for batches over the workers' capacity to make them.
+        demands: The device's demand for batches over the workers' capacity to make them,
+            each run beside the same limit; None for the workload's own.
         patience_s: How long to wait before each run for idle cores; if above 0,
             runs that others disturbed are repeated, twice at most.
     """
@@ -38,7 +42,7 @@ class Options:
     loaders: tuple[str, ...]
     repeats: int = 5
     seed: int = 0
-    demand: float = 1.0
+    demands: tuple[float, ...] | None = None
     length: Length = "full"
     patience_s: float = 0.0
 
@@ -54,7 +58,7 @@ def run_suite(options: Options, say: Callable[[str], None] = lambda _: None) -> 
         num_samples = workload.num_samples(options.length)
         scale = Scale(num_samples, options.seed, operation_s, noise_value_s)
         dataset = workload.build(scale)
-        workloads.append(_run_workload(workload, dataset, options, say))
+        workloads += _run_workload(workload, dataset, options, say)
         del dataset
         gc.collect()
     return {
@@ -67,48 +71,82 @@ def run_suite(options: Options, say: Callable[[str], None] = lambda _: None) -> 
     }
 
 
+@dataclass(frozen=True)
+class _Gathered:
+    """What the repeats at one demand gave so far."""
+
+    demand: float
+    limits: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    ideals: list[dict[str, Any]] = field(default_factory=list)
+
+
 def _run_workload(
     workload: Workload, dataset: IndexedDataset, options: Options, say: Callable[[str], None]
-) -> dict[str, Any]:
-    num_batches = len(dataset) // workload.batch_size
+) -> list[dict[str, Any]]:
+    """Run all repeats at all demands; give the results of each demand."""
+    gathered = [_Gathered(demand) for demand in options.demands or workload.demands]
     measure_limit(dataset, _warm_up(dataset), workload.num_workers)
-    limits: list[dict[str, Any]] = []
-    runs: list[dict[str, Any]] = []
-    ideals: list[dict[str, Any]] = []
     for repeat in range(options.repeats):
         order = list(shuffled(dataset, options.seed + repeat))
         limit = _undisturbed_limit(dataset, order, workload.num_workers, options.patience_s)
-        step_s = limit.work_s / num_batches / options.demand
-        limit_s = max(limit.work_s, num_batches * step_s)
-        limits.append({"repeat": repeat, "limit_s": limit_s, "step_s": step_s, **_plain(limit)})
-        for name, in_order in (("ready", False), ("strict", True)):
-            ideal = simulate(
-                limit.sample_s, workload.num_workers, workload.batch_size, in_order=in_order
-            )
-            ideals.append({"loader": name, "repeat": repeat, "error": None, **asdict(ideal)})
         say(
-            f"{workload.name} {repeat + 1}/{options.repeats}: limit {limit_s:.2f} s, "
-            f"the work had {limit.cpu_share:.0%} of its cores"
+            f"{workload.name} {repeat + 1}/{options.repeats}: the work alone {limit.work_s:.2f} s, "
+            f"it had {limit.cpu_share:.0%} of its cores"
         )
-        for place, loader in enumerate(rotated(options.loaders, repeat)):
-            seed = options.seed + repeat
-            once = partial(_run_loader, loader, workload, dataset, seed, step_s, limit_s)
-            run = _run_patiently(once, options.patience_s)
-            runs.append({"loader": loader, "repeat": repeat, "place": place, **run})
-            say(f"  {loader}: {_one_line(run, limit_s)}")
+        for at in rotated(gathered, repeat):
+            _run_repeat(workload, dataset, order, limit, repeat, at, options, say)
+    return [_described(workload, len(dataset), at) for at in gathered]
+
+
+def _run_repeat(
+    workload: Workload,
+    dataset: IndexedDataset,
+    order: Sequence[int],
+    limit: Limit,
+    repeat: int,
+    at: _Gathered,
+    options: Options,
+    say: Callable[[str], None],
+) -> None:
+    """Run every loader once at one demand."""
+    num_batches = len(dataset) // workload.batch_size
+    step_s = limit.work_s / num_batches / at.demand
+    limit_s = max(limit.work_s, num_batches * step_s)
+    at.limits.append({"repeat": repeat, "limit_s": limit_s, "step_s": step_s, **_plain(limit)})
+    for name, in_order in (("ready", False), ("strict", True)):
+        ideal = simulate(
+            limit.sample_s,
+            workload.num_workers,
+            workload.batch_size,
+            in_order=in_order,
+            demand=at.demand,
+        )
+        at.ideals.append({"loader": name, "repeat": repeat, "error": None, **asdict(ideal)})
+    say(f" demand {at.demand:g}: limit {limit_s:.2f} s")
+    seed = options.seed + repeat
+    for place, loader in enumerate(rotated(options.loaders, repeat)):
+        once = partial(_run_loader, loader, workload, dataset, order, seed, step_s, limit_s)
+        run = _run_patiently(once, options.patience_s)
+        at.runs.append({"loader": loader, "repeat": repeat, "place": place, **run})
+        say(f"  {loader}: {_one_line(run, limit_s)}")
+
+
+def _described(workload: Workload, num_samples: int, at: _Gathered) -> dict[str, Any]:
     return {
         "name": workload.name,
         "title": workload.title,
+        "demand": at.demand,
         "batch_size": workload.batch_size,
         "num_workers": workload.num_workers,
-        "num_samples": len(dataset),
-        "num_batches": num_batches,
+        "num_samples": num_samples,
+        "num_batches": num_samples // workload.batch_size,
         "parameters": workload.parameters,
-        "limits": limits,
-        "runs": runs,
-        "ideals": ideals,
-        "summary": summarise(runs, limits),
-        "summary_of_ideals": summarise_ideals(ideals),
+        "limits": at.limits,
+        "runs": at.runs,
+        "ideals": at.ideals,
+        "summary": summarise(at.runs, at.limits),
+        "summary_of_ideals": summarise_ideals(at.ideals),
     }
 
 
@@ -141,10 +179,10 @@ def _warm_up(dataset: IndexedDataset) -> Sequence[int]:
     return range(0, len(dataset), 11)
 
 
-def rotated(names: Sequence[str], by: int) -> list[str]:
-    """Rotate, so that over the repeats every loader runs in every place."""
-    shift = by % len(names)
-    return [*names[shift:], *names[:shift]]
+def rotated(items: Sequence[T], by: int) -> list[T]:
+    """Rotate, so that over the repeats every one runs in every place."""
+    shift = by % len(items)
+    return [*items[shift:], *items[:shift]]
 
 
 def _run_patiently(run: Callable[[], dict[str, Any]], patience_s: float) -> dict[str, Any]:
@@ -164,25 +202,47 @@ def _run_loader(
     name: str,
     workload: Workload,
     dataset: IndexedDataset,
+    order: Sequence[int],
     seed: int,
     step_s: float,
     limit_s: float,
 ) -> dict[str, Any]:
     try:
-        with warnings.catch_warnings():
-            # Torch advises against 8 workers on 2 cores; these wait.
-            warnings.filterwarnings("ignore", message="This DataLoader will create")
-            figures, loader = epoch.run_epoch(
+        with without_advice():
+            figures, statistics = epoch.run_epoch(
                 lambda: build_loader(name, workload, dataset, seed),
-                num_samples=len(dataset),
-                num_batches=len(dataset) // workload.batch_size,
+                order=order,
+                batch_size=workload.batch_size,
                 step_s=step_s,
-                deadline_s=30 + 20 * limit_s,
+                deadline_s=deadline_s(limit_s),
+                at_end=statistics_of,
             )
     except Exception as error:  # a loader's failure is a result: name it, go on with the others
-        kind = "" if isinstance(error, BenchmarkError) else f"{type(error).__name__}: "
-        return {"error": f"{kind}{error}", "statistics": None}
-    return {"error": None, **asdict(figures), "statistics": statistics_of(loader)}
+        return {"error": what_failed(error), "statistics": None}
+    return {"error": None, **asdict(figures), "statistics": statistics}
+
+
+def deadline_s(limit_s: float) -> float:
+    """When an epoch counts as one that hangs."""
+    return 30 + 20 * limit_s
+
+
+def what_failed(error: Exception) -> str:
+    """Say what failed, in one line."""
+    kind = "" if isinstance(error, BenchmarkError) else f"{type(error).__name__}: "
+    return f"{kind}{error}"
+
+
+@contextlib.contextmanager
+def without_advice() -> Iterator[None]:
+    """Silence torch's advice against 8 workers on 2 cores, and SPDL's against fork."""
+    with warnings.catch_warnings():
+        # These workers wait.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        # Threads of a loader that ran before may still be there. Spawning instead
+        # would take SPDL seconds.
+        warnings.filterwarnings("ignore", message="Fusing subprocess pipeline stages")
+        yield
 
 
 def statistics_of(loader: Any) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ SERVER = "kits19-server.csv"
 VIRTUAL_MACHINE = "kits19-vm.csv"
 WAITING_DIVISOR = 6
 COMPUTING_DIVISOR = 30
+DEMANDS = (0.8, 1.0, 1.2)
 # A thirtieth of the time, and about a thirtieth of the 2 million values of the
 # pipeline's samples.
 SHAPE = (1, 32, 32, NOISE_BLOCK // 32 // 32)
@@ -88,6 +89,7 @@ WAITING_REPLAY = Workload(
     num_workers=8,
     num_batches=_NUM_BATCHES,
     parameters={"recording": SERVER, "divisor": WAITING_DIVISOR, "shape": (16,)},
+    demands=DEMANDS,
 )
 COMPUTING_REPLAY = Workload(
     name="replay-computing",
@@ -98,4 +100,5 @@ COMPUTING_REPLAY = Workload(
     num_workers=2,
     num_batches=_NUM_BATCHES,
     parameters={"recording": VIRTUAL_MACHINE, "divisor": COMPUTING_DIVISOR, "shape": SHAPE},
+    demands=DEMANDS,
 )

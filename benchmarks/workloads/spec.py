@@ -56,6 +56,7 @@ class Workload:
         num_batches: Of an epoch, by its length: *full* lasts 2 to 5 s at the
             limit; *short* is for the price of starting up, 0.5 to 1.5 s where
             samples are small; *quick* only shows that all works.
+        demands: Of the device over the workers' capacity, unless a run says otherwise.
         samples_a_call: How many samples a worker should be handed at once by loaders
             that hand out single ones: more than one where they are cheap.
     """
@@ -67,6 +68,7 @@ class Workload:
     num_workers: int
     num_batches: Mapping[Length, int]
     parameters: dict[str, Any] = field(default_factory=dict)
+    demands: tuple[float, ...] = (1.0,)
     samples_a_call: int = 1
 
     def num_samples(self, length: Length) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import subprocess
@@ -11,14 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.arguments import positive_ratios
 from benchmarks.counted import noise, spin
 from benchmarks.device import PacedDevice
+from benchmarks.displacement import Displacement, measure_displacement
 from benchmarks.epoch import check_exactly_once
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import Spread, by_repeat, paired_ratios, spread
 from benchmarks.ideal import simulate
 from benchmarks.loaders import shuffled, without_missing
-from benchmarks.summary import summarise
+from benchmarks.summary import RAW_FIGURES, summarise
 from benchmarks.targets import TARGETS, outcomes
 from benchmarks.workloads import WORKLOADS, Scale
 from benchmarks.workloads.replay import SERVER, VIRTUAL_MACHINE, recorded_s
@@ -40,9 +43,7 @@ class FakeClock:
 
 
 def run(loader: str, repeat: int, epoch_s: float, error: str | None = None) -> dict[str, object]:
-    figures = dict.fromkeys(
-        ("busy_share", "wait_s", "longest_wait_s", "num_processes", "cpu_s", "foreign_share"), 0.0
-    )
+    figures = dict.fromkeys(RAW_FIGURES, 0.0)
     times = {"epoch_s": epoch_s, "first_batch_s": 1.0, "steady_s": epoch_s - 1}
     return {"loader": loader, "repeat": repeat, "error": error, **figures, **times}
 
@@ -158,6 +159,22 @@ def test_a_replay_gives_the_same_samples_in_the_same_order_for_the_same_seed(nam
         assert torch.equal(tensor, same)
 
 
+def test_displacement_counts_places_and_batches_after_the_samplers_turn() -> None:
+    order = [3, 1, 0, 2, 5, 4]
+    came = [torch.tensor([1, 0]), torch.tensor([2, 5]), torch.tensor([4, 3])]
+    late = measure_displacement(order, came, batch_size=2)
+    assert late == Displacement(0, samples_p99=5, batches_median=0, batches_p99=2)
+    in_order = [torch.tensor(order[i : i + 2]) for i in (0, 2, 4)]
+    assert measure_displacement(order, in_order, batch_size=2) == Displacement(0, 0, 0, 0)
+
+
+def test_demands_are_a_list_of_positive_numbers() -> None:
+    assert positive_ratios("0.8,1.0,1.2") == (0.8, 1.0, 1.2)
+    for text in ("", "0", "1,,2", "one", "inf"):
+        with pytest.raises(argparse.ArgumentTypeError, match="not a list of positive numbers"):
+            positive_ratios(text)
+
+
 def test_loaders_whose_package_is_missing_are_left_out_with_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -174,18 +191,22 @@ def test_loaders_whose_package_is_missing_are_left_out_with_one_line(
 def test_a_quick_run_of_stock_torch_writes_what_the_documentation_says(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     command = (sys.executable, "-m", "benchmarks", "--quick", "--workloads", "cheap")
+    command += ("--demand", "1,0.5")
     subprocess.run(
         (*command, "--loaders", "torch", "--json", str(path)), cwd=ROOT, check=True, timeout=50
     )
     report = json.loads(path.read_text())
-    assert report["schema"] == "hatchway-benchmarks/2"
+    assert report["schema"] == "hatchway-benchmarks/3"
     assert {"commit", "cpu", "num_cores", "kernel", "python", "torch", "numpy"} <= set(
         report["host"]
     )
     assert report["options"]["repeats"] == 1
     assert "steady_s" in report["definitions"]["epoch"]
     assert report["calibration"]["operation_s"] > 0
-    (workload,) = report["workloads"]
+    workload, slower = report["workloads"]
+    assert (workload["demand"], slower["demand"]) == (1.0, 0.5)
+    assert slower["limits"][0]["makespan_s"] == workload["limits"][0]["makespan_s"]
+    assert slower["limits"][0]["step_s"] == pytest.approx(2 * workload["limits"][0]["step_s"])
     assert workload["num_samples"] == workload["num_batches"] * workload["batch_size"]
     (limit,), (only,) = workload["limits"], workload["runs"]
     assert only["error"] is None
@@ -193,6 +214,8 @@ def test_a_quick_run_of_stock_torch_writes_what_the_documentation_says(tmp_path:
     assert only["num_processes"] == workload["num_workers"]
     assert only["epoch_s"] == pytest.approx(only["first_batch_s"] + only["steady_s"])
     assert only["steady_s"] >= limit["limit_s"] * 0.999
+    assert only["wait_share"] == pytest.approx(only["wait_s"] / only["steady_s"])
+    assert only["late_samples_p99"] == only["late_batches_p99"] == 0
     assert workload["summary"]["torch"]["epoch_over_torch"]["median"] == 1.0
 
 
@@ -200,6 +223,17 @@ def test_a_loader_without_cost_keeps_the_device_busy_where_samples_are_even() ->
     ideal = simulate([0.1] * 40, num_workers=2, batch_size=4, in_order=True)
     assert ideal.steady_over_limit == pytest.approx(1.0)
     assert ideal.epoch_over_limit == pytest.approx(1.1)  # the first of ten batches, and its step
+
+
+def test_a_device_below_capacity_hides_slow_samples_from_a_loader_without_cost() -> None:
+    sample_s = [1.0, 1.0] + [0.1] * 30
+    at_capacity, below = (
+        simulate(sample_s, num_workers=2, batch_size=2, in_order=True, demand=demand)
+        for demand in (1.0, 0.5)
+    )
+    assert at_capacity.steady_over_limit == pytest.approx(1.0)
+    assert below.steady_over_limit == pytest.approx(1.0)
+    assert below.epoch_over_limit < at_capacity.epoch_over_limit
 
 
 def test_slow_samples_at_the_beginning_cost_even_a_loader_without_cost_time() -> None:
