@@ -20,7 +20,7 @@ from benchmarks.epoch import check_exactly_once
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import Spread, by_repeat, paired_ratios, spread
 from benchmarks.ideal import simulate
-from benchmarks.loaders import shuffled, without_missing
+from benchmarks.loaders import LOADERS, shuffled, without_missing
 from benchmarks.summary import RAW_FIGURES, summarise
 from benchmarks.targets import TARGETS, outcomes
 from benchmarks.workloads import WORKLOADS, Scale
@@ -186,6 +186,24 @@ def test_loaders_whose_package_is_missing_are_left_out_with_one_line(
         ("torch", "spdl-threads"),
         "not installed: grain; left out: grain-threads, grain-processes",
     )
+
+
+@pytest.mark.parametrize("package", ["grain", "spdl", "torchdata"])
+def test_a_peer_delivers_every_index_once_in_each_of_two_epochs(
+    package: str, tmp_path: Path
+) -> None:
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed (`make bench` installs it)")
+    path = tmp_path / "later.json"
+    peers = [name for name, loader in LOADERS.items() if loader.package == package]
+    # In a process of their own: what they leave behind goes with it.
+    command = (sys.executable, "-m", "benchmarks.later_epochs", "--workloads", "replay-computing")
+    command += ("--loaders", ",".join(peers), "--repeats", "1", "--json", str(path))
+    subprocess.run(command, cwd=ROOT, check=True, timeout=55)
+    (workload,) = json.loads(path.read_text())["workloads"]
+    assert [run["loader"] for run in workload["runs"]] == peers
+    assert {run["error"] for run in workload["runs"]} == {None}
+    assert all(run["second_epoch_s"] >= 0 for run in workload["runs"])
 
 
 def test_a_quick_run_of_stock_torch_writes_what_the_documentation_says(tmp_path: Path) -> None:
