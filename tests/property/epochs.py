@@ -23,6 +23,7 @@ from hatchway.loader.errors import SampleError, WorkerDiedError
 from hatchway.loader.failure import Failure
 from hatchway.loader.inbox import Inbox
 from hatchway.loader.plan import Plan
+from hatchway.loader.progress import Progress
 from hatchway.loader.rescue import Rescue
 from hatchway.loader.rules import DeliveryRules
 from hatchway.loader.statistics import Meter
@@ -35,8 +36,12 @@ DEPTH = 2
 class Epochs:
     """A loader as the training loop drives it, one decision at a time."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, resume: Progress | None = None) -> None:
         self.setting = setting
+        self._resume = resume
+        self.before: list[int] = []  # what was delivered before this pass went on
+        if resume is not None:
+            self.before = [rank for begin, end in resume.ranges() for rank in range(begin, end)]
         free, size = setting.is_free, setting.batch_size
         ring = power_of_two(setting.window * size)
         rings = power_of_two(2 * (setting.window + 2) + ring // size * free)
@@ -97,6 +102,9 @@ class Epochs:
         count = self.setting.num_samples
         self.epoch += 1
         was_finished = self.epoch > 0 and self.finished
+        resume, self._resume = self._resume, None
+        if resume is None:
+            self.before = []
         self.batches: list[list[int]] = []
         self.delivered: list[int] = []
         self.failed: list[int] = []
@@ -116,11 +124,16 @@ class Epochs:
         else:
             if self.epoch:
                 self._abandon()
-            self._plan.begin(left, self._upcoming)
+            self._plan.begin(left, self._upcoming, resume)
         self._plan.draw(None)
         with self._visit:
             self._plan.publish()
             self.crew.pool.wake(self.crew.pool.size)
+
+    def state(self) -> Progress:
+        """How far this epoch has come, as it would be saved."""
+        progress = self._plan.progress
+        return Progress(progress.ranges(), progress.num_homes, progress.digest)
 
     @property
     def has_prepared(self) -> bool:
@@ -164,7 +177,7 @@ class Epochs:
                 delivery.compose()
             taken = delivery.take()
             if taken is not None:
-                plan.delivered(len(taken.positions))
+                plan.delivered(taken.positions)
                 if self.setting.is_free:
                     delivery.compose()
             elif delivery.finished():
@@ -290,11 +303,12 @@ class Epochs:
         """What holds when the epoch is over."""
         setting, size = self.setting, self.setting.batch_size
         assert self.finished
-        twice = [rank for rank, times in Counter(self.delivered).items() if times > 1]
+        in_all = self.before + self.delivered
+        twice = [rank for rank, times in Counter(in_all).items() if times > 1]
         assert not twice, f"delivered more than once: {twice}"
         published = [rank for home in self.homes for rank in home]
-        missing = sorted(set(published) - set(self.delivered))
-        assert set(self.delivered) <= set(published)
+        missing = sorted(set(published) - set(in_all))
+        assert set(in_all) <= set(published)
         if setting.is_free and setting.drop_last:
             assert len(missing) < size
         else:
@@ -307,9 +321,9 @@ class Epochs:
         else:
             assert all(batch in self.homes for batch in self.batches)
         if setting.order == "strict":
-            assert self.delivered == published
+            assert in_all == published
         if setting.is_free and setting.max_displacement is not None:
-            late = [turn - rank for turn, rank in enumerate(self.delivered)]
+            late = [turn - rank for turn, rank in enumerate(in_all)][len(self.before) :]
             # A failure leaves alone, before what is finished beside it.
             assert max(late, default=0) <= setting.max_displacement + len(self.failed)
 

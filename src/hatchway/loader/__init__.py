@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         LoaderTimeoutError,
         SampleError,
         SharedMemoryError,
+        StateError,
         UnpicklableError,
         WorkerDiedError,
     )
@@ -27,6 +28,7 @@ __all__ = [
     "LoaderTimeoutError",
     "SampleError",
     "SharedMemoryError",
+    "StateError",
     "UnpicklableError",
     "WorkerDiedError",
 ]

@@ -12,6 +12,7 @@ from hatchway.loader.costmodel import CostModel
 from hatchway.loader.iterator import ParallelIterator
 from hatchway.loader.options import LoaderOptions, cost_model
 from hatchway.loader.serial import SerialIterator
+from hatchway.loader.state import PassBook
 from hatchway.loader.statistics import LoaderStatistics, StatisticsBox
 
 T_co = TypeVar("T_co", covariant=True)
@@ -122,6 +123,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self.prepare_next_epoch = prepare_next_epoch
         self.seeding = seeding
         self._costs: CostModel | None = None
+        self._passes = PassBook()
         self._statistics = StatisticsBox()
         super().__init__(
             dataset,
@@ -166,10 +168,40 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         """What the latest pass over this loader did so far, as a snapshot."""
         return self._statistics.read()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where the latest pass stands, to go on from there in another process.
+
+        Taken between two batches: what ``next()`` has returned is delivered, what was
+        made ahead is not. Small: displaced positions as ranges, a byte an index for the
+        learned costs, a few kilobytes for generators. It holds plain values only, so
+        that ``torch.load`` reads it with ``weights_only=True``, unless the dataset or
+        sampler put other things into their own ``state_dict()``, which is included.
+        As in torchdata's ``StatefulDataLoader``.
+        """
+        return self._passes.save(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Have the next pass go on from a state: with exactly what was not delivered.
+
+        The number of workers may be another. Contents are the same with
+        ``seeding="position"``, whatever the order. A pass that runs is given up.
+
+        Args:
+            state: From :meth:`state_dict`.
+
+        Raises:
+            StateError: If it does not fit this loader (dataset length, batch size,
+                seed, ...) or is damaged; when the pass begins, if the sampler does not
+                yield what it yielded then.
+        """
+        self._passes.load(self, state)
+
     def __iter__(self) -> Any:
         if not getattr(self._iterator, "is_open", True):
             self._iterator = None  # persistent workers that an exception ended
-        return super().__iter__()
+        is_new = self._iterator is None or not self.persistent_workers
+        with self._passes.entering(self, draws_base_seed=is_new):
+            return super().__iter__()
 
     def _get_iterator(self) -> Any:
         if isinstance(self.dataset, IterableDataset | IterDataPipe | MapDataPipe):

@@ -51,13 +51,14 @@ class ParallelIterator(_BaseDataLoaderIter):
                 f"prefetch_factor must be at least 1 with workers, not {loader.prefetch_factor}"
             )
         super().__init__(loader)
+        self._passes = loader._passes
+        self._pass = self._passes.begin(loader, self, 0)
         options = loader.options
         self._box = loader._statistics
         self._order = resolve_order(loader)
         self._meter = Meter()
         cut, is_quantile = options.slow_cut
         self._times = SampleTimes(cut, is_quantile=is_quantile)
-        self._num_delivered = 0
         self._num_seats = loader.num_workers
         self._max_workers = loader.num_workers
         self._open = True
@@ -79,7 +80,6 @@ class ParallelIterator(_BaseDataLoaderIter):
         self._board = self._commons.board
         self._visit = self._commons.locked(self._commons.training_process)
         head = self._board.head
-        head[Head.BASE_SEED] = self._base_seed
         head[Head.NUM_SEATS] = self._num_seats
         self._tell_cut()
         self._foresight = Foresight(loader.costs, loader.num_workers)
@@ -98,7 +98,7 @@ class ParallelIterator(_BaseDataLoaderIter):
             worker_init_fn=loader.worker_init_fn,
             worker_id=-1,
             num_workers=loader.num_workers,
-            base_seed=int(self._base_seed),
+            base_seed=self._pass.base_seed,
             auto_collation=self._auto_collation,
             rows=self._auto_collation,
             per_position_seeds=options.seeding == "position",
@@ -131,7 +131,8 @@ class ParallelIterator(_BaseDataLoaderIter):
         self._foresight.begin()
         plan, upcoming = self._plan, self._upcoming
         left: Iterator[Any] | None = self._sampler_iter
-        if self._is_over:
+        goes_on = self._pass.goes_on
+        if self._is_over and not goes_on:
             left = plan.check_prepared(self._sampler_iter)
             if plan.has_prepared:
                 self._forecast.judge(was_right=left is None)
@@ -141,7 +142,11 @@ class ParallelIterator(_BaseDataLoaderIter):
         else:
             if not first:
                 self._abandon()
-            plan.begin(left, upcoming)
+            head = self._board.head
+            head[Head.BASE_SEED], head[Head.EPOCH] = self._pass.base_seed, self._pass.number
+            plan.begin(left, upcoming, self._pass.progress if goes_on else None)
+        self._pass.progress = plan.progress
+        self._num_delivered = plan.progress.num_delivered
         self._is_over = False
         self._plan.draw(1)
         self._forecast.begin()
@@ -163,9 +168,9 @@ class ParallelIterator(_BaseDataLoaderIter):
         self._is_handing_over = True
         try:
             super()._reset(loader, first_iter)
+            self._pass = self._passes.begin(loader, self, self._pass.number + 1)
             self._meter = Meter()
             self._rescue.meter = self._meter
-            self._num_delivered = 0
             self._box.follow(self)
             self._begin(first=False)
         except BaseException as error:
@@ -229,7 +234,7 @@ class ParallelIterator(_BaseDataLoaderIter):
             self._close_if_broken(error)
             raise
         if delivered is None:
-            self._is_over = True
+            self._is_over = self._pass.is_over = True
             self._box.keep(self, self.statistics())
             if not self._persistent_workers:
                 self._shutdown_workers()
@@ -279,7 +284,7 @@ class ParallelIterator(_BaseDataLoaderIter):
                 holds_back = self._free and delivery.compose(now_s=time.monotonic())
                 delivered = delivery.take()
                 if delivered is not None:
-                    plan.delivered(len(delivered.positions))
+                    plan.delivered(delivered.positions)
                     if self._free:
                         delivery.compose(now_s=time.monotonic())
                     head[Head.WAITING] = Waiting.NOTHING

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hatchway.loader.board import Block, Head, Outgoing, Status, Waiting
 from hatchway.loader.commons import Commons
 from hatchway.loader.errors import BufferFullError
 from hatchway.loader.foresight import Foresight
+from hatchway.loader.progress import Progress, plain, read_again
 
 
 def nothing_upcoming() -> None:
@@ -33,6 +35,10 @@ class Plan:
         batch_size: Samples a batch where batches are made freely, else None.
         single: Whether the sampler yields single indices (``batch_size=None``).
         foresight: Predicts what samples cost, or None.
+
+    Attributes:
+        has_plain_indices: Whether all keys so far were ints.
+        progress: How far the epoch has come.
     """
 
     def __init__(
@@ -51,6 +57,7 @@ class Plan:
         self._single = single
         self._foresight = foresight
         self.has_plain_indices = True
+        self.progress = Progress()
         self._sampler: Iterator[Any] = iter(())
         self._exhausted = True
         self._error: Exception | None = None
@@ -68,18 +75,28 @@ class Plan:
         self,
         sampler: Iterator[Any],
         upcoming: Callable[[], Iterator[Any] | None] = nothing_upcoming,
+        progress: Progress | None = None,
     ) -> None:
-        """Start an epoch.
+        """Start an epoch, or go on with one.
 
         Args:
             sampler: Yields what torch's index sampler yields.
             upcoming: Called when the sampler is exhausted, for what it will yield in
                 the next epoch: those samples are made ahead. None if that is not known.
+            progress: How far the epoch had come, if it goes on: what was delivered is
+                left out. ``sampler`` begins at its beginning.
+
+        Raises:
+            StateError: If ``sampler`` does not yield what it did then.
         """
         head = self._board.head
         self._start(sampler, upcoming)
         self._num_homes = self._num_planned = 0
-        head[Head.EPOCH_START] = head[Head.PUBLISHED]
+        num_skipped = 0
+        if progress is not None:
+            again = map(self._listed, sampler)
+            self._waiting, self.progress, num_skipped = read_again(again, progress)
+        head[Head.EPOCH_START] = head[Head.PUBLISHED] - num_skipped
         self._close_in(head[Head.EPOCH])
 
     def check_prepared(self, sampler: Iterator[Any]) -> Iterator[Any] | None:
@@ -120,9 +137,12 @@ class Plan:
             upcoming: As in :meth:`begin`.
         """
         head = self._board.head
-        self._num_homes = len(self._prepared)
-        self._num_planned = sum(map(len, self._prepared))
+        prepared = self._prepared
         self._start(sampler, upcoming)
+        self._num_homes = len(prepared)
+        self._num_planned = sum(map(len, prepared))
+        for keys in prepared:
+            self.progress.read(plain(keys))
         head[Head.EPOCH_START] = head[Head.END]
         head[Head.EPOCH] += 1
         self._close_in(head[Head.EPOCH])
@@ -133,6 +153,7 @@ class Plan:
         self._error = None
         self._num_batches = self._num_delivered = 0
         self._waiting, self._upcoming_waits, self._prepared = [], [], []
+        self.progress = Progress()
         self._board.head[Head.EXHAUSTED] = 0
 
     def _close_in(self, epoch: int) -> None:
@@ -191,9 +212,12 @@ class Plan:
             if keys and not self._board.has_room(len(keys)):
                 break
             if keys:
-                self._publish(keys)
+                self.progress.read(self._publish(keys))
                 self._num_homes += 1
                 self._num_planned += len(keys)
+                self._leave_out(len(keys))
+            else:
+                self.progress.read(np.empty(0, np.int64))
             del self._waiting[0]
         if self._exhausted and not self._waiting:
             self._board.head[Head.EXHAUSTED] = 1
@@ -210,16 +234,35 @@ class Plan:
             self._num_homes += 1
             self._num_planned += len(keys)
 
+    def _leave_out(self, count: int) -> None:
+        """Take away what was delivered, before this pass went on, of the batch published last."""
+        board, head = self._board, self._board.head
+        first = head[Head.PUBLISHED] - count
+        rank = first - head[Head.EPOCH_START]
+        if rank >= self.progress.end:
+            return
+        gone = self.progress.delivered_of(rank, count)
+        if not len(gone):
+            return
+        if self._commons.config.rules.fixed:
+            home = head[Head.HOMES] - 1
+            board.home_emitted.cells[home & board.home_mask] = 1
+            board.out_status.cells[home & board.out_mask] = Outgoing.TAKEN
+            self._num_batches += 1
+        self._num_delivered += len(gone)
+        self._commons.delivery.forget(gone + head[Head.EPOCH_START])
+
     def end(self) -> None:
         """Every batch was delivered: raise, once, what the sampler raised after them."""
         error, self._error = self._error, None
         if error is not None:
             raise error
 
-    def delivered(self, num_samples: int) -> None:
-        """The training loop took a batch of so many samples."""
+    def delivered(self, positions: NDArray[np.int64]) -> None:
+        """The training loop took a batch of these samples."""
         self._num_batches += 1
-        self._num_delivered += num_samples
+        self._num_delivered += len(positions)
+        self.progress.deliver(positions - self._board.head[Head.EPOCH_START])
 
     def work_left(self) -> int:
         """How many pieces of work wait for a worker. Holds the lock."""
@@ -262,24 +305,23 @@ class Plan:
         planned = self._num_planned + ahead * self._batch_size
         return planned - self._num_delivered < self._window * self._batch_size
 
-    def _publish(self, keys: list[Any]) -> None:
+    def _publish(self, keys: list[Any]) -> NDArray[np.int64] | None:
+        """Plan a home batch; return its keys if they are plain ints."""
         kernel, schedule = self._commons.kernel, self._commons.schedule
         first = self._board.head[Head.PUBLISHED]
         if kernel is None or not kernel.plan(keys):
-            try:
-                is_plain = set(map(type, keys)) == {int}
-                indices = np.array(keys, np.int64) if is_plain else None
-            except OverflowError:
-                indices = None  # an index beyond 64 bits goes the way of any other object
+            indices = plain(keys)
             if indices is None:
                 self.has_plain_indices = False
                 self._publish_objects(keys)
-                return
+                return None
             schedule.publish(len(keys), indices)
+        planned = self._board.run(self._board.key, first, first + len(keys))
         if self._foresight is not None:
-            found = self._foresight.look(self._board.run(self._board.key, first, first + len(keys)))
+            found = self._foresight.look(planned)
             if found is not None:
                 schedule.foresee(first, *found)
+        return planned
 
     def _publish_objects(self, keys: list[Any]) -> None:
         heap, commons = self._commons.heap, self._commons

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import _utils
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from hatchway.loader.access import by_index
 from hatchway.loader.cost import SLOW_QUANTILE, SampleTimes
+from hatchway.loader.options import has_own_batches, resolve_order
+from hatchway.loader.progress import plain, read_again
 from hatchway.loader.seeding import (
     collate_position,
     make_seeder,
@@ -17,6 +22,8 @@ from hatchway.loader.seeding import (
     save_generators,
 )
 from hatchway.loader.statistics import LoaderStatistics, Meter
+
+_Batches: TypeAlias = Iterator[tuple[NDArray[np.int64], list[Any]]]
 
 
 class SerialIterator(_BaseDataLoaderIter):
@@ -30,7 +37,16 @@ class SerialIterator(_BaseDataLoaderIter):
         self._seeder = make_seeder() if loader.seeding == "position" else None
         self._meter = Meter()
         self._times = SampleTimes(SLOW_QUANTILE, is_quantile=True)
-        self._position = 0
+        self._pass = loader._passes.begin(loader, self, 0)
+        is_free = resolve_order(loader) == "ready" and not has_own_batches(loader)
+        keys = (list(one) if self._auto_collation else [one] for one in self._sampler_iter)
+        if self._pass.goes_on:
+            # At once: the sampler may draw from the global generator, which is as it was then.
+            left, self._pass.progress, first = read_again(keys, self._pass.progress)
+            keys = itertools.chain(left, list(itertools.islice(keys, 1)), keys)
+            self._batches = self._left_batches(keys, first, loader.batch_size if is_free else None)
+        else:
+            self._batches = self._all_batches(keys)
         loader._statistics.follow(self)
         self._box = loader._statistics
 
@@ -45,18 +61,19 @@ class SerialIterator(_BaseDataLoaderIter):
     def _next_data(self) -> Any:
         asked = self._meter.asked()
         try:
-            keys = next(self._sampler_iter)
+            ranks, keys = next(self._batches)
         except StopIteration:
+            self._pass.is_over = True
             self._meter.answered(asked, 0)
             self._box.keep(self, self.statistics())
             raise
-        keys = list(keys) if self._auto_collation else [keys]
-        first, self._position = self._position, self._position + len(keys)
+        if len(ranks):
+            self._pass.progress.deliver(ranks)
         saved = save_generators() if self._seeder else None
         try:
-            samples = [self._load(key, first + row) for row, key in enumerate(keys)]
+            samples = [self._load(*one) for one in zip(keys, ranks.tolist(), strict=True)]
             if self._seeder is not None:
-                self._seeder.seed(int(self._base_seed), 0, collate_position(first))
+                self._seed(collate_position(int(ranks[0]) if len(ranks) else 0))
             batch = self._collate_fn(samples if self._auto_collation else samples[0])
         finally:
             if saved is not None:
@@ -66,10 +83,52 @@ class SerialIterator(_BaseDataLoaderIter):
             batch = _utils.pin_memory.pin_memory(batch, self._pin_memory_device)
         return batch
 
+    def _all_batches(self, batches: Iterator[list[Any]]) -> _Batches:
+        """The ranks and keys of each batch."""
+        first = 0
+        for keys in batches:
+            self._pass.progress.read(plain(keys))
+            yield np.arange(first, first + len(keys)), keys
+            first += len(keys)
+
+    def _left_batches(
+        self, batches: Iterator[list[Any]], first: int, regrouped: int | None
+    ) -> _Batches:
+        """The ranks and keys of what was not delivered before this pass went on.
+
+        Args:
+            batches: What the sampler yields, from ``first`` on.
+            first: The rank that it begins with.
+            regrouped: How many samples a batch is made of where parts of the sampler's
+                batches were delivered; None where they are delivered as they are.
+        """
+        progress = self._pass.progress
+        rest: list[tuple[int, Any]] = []
+        for keys in batches:
+            progress.read(plain(keys))
+            gone = set(progress.delivered_of(first, len(keys)).tolist())
+            left = [one for one in enumerate(keys, first) if one[0] not in gone]
+            first += len(keys)
+            rest += left
+            while rest and len(rest) >= (regrouped or len(left)):
+                count = regrouped or len(left)
+                yield _columns(rest[:count])
+                del rest[:count]
+        if rest and not self._drop_last:
+            yield _columns(rest)
+
+    def _seed(self, position: int) -> None:
+        assert self._seeder is not None
+        self._seeder.seed(self._pass.base_seed, self._pass.number, position)
+
     def _load(self, key: Any, position: int) -> Any:
         if self._seeder is not None:
-            self._seeder.seed(int(self._base_seed), 0, position)
+            self._seed(position)
         asked = self._meter.asked()
         sample = self._dataset[key]
         self._times.observe(np.array([self._meter.asked() - asked], np.float32))
         return sample
+
+
+def _columns(pairs: list[tuple[int, Any]]) -> tuple[NDArray[np.int64], list[Any]]:
+    return np.array([rank for rank, _ in pairs], np.int64), [key for _, key in pairs]

@@ -1,0 +1,296 @@
+"""What a loader saves of itself, and how it goes on from that in another process.
+
+A pass is saved as what began it (the generators and the sampler's own state, as they were
+then) and what was delivered of it. To go on, the sampler is put back, read again from its
+beginning, and what was delivered is left out. After the conventions of torchdata's
+``StatefulDataLoader``.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, IterDataPipe, MapDataPipe
+
+from hatchway.loader.errors import StateError
+from hatchway.loader.options import has_own_batches, resolve_order
+from hatchway.loader.progress import Progress
+
+VERSION = 1
+
+
+@dataclass
+class Pass:
+    """One pass over a loader, as far as it must be known to go on with it.
+
+    Attributes:
+        number: The epoch that samples are seeded with.
+        base_seed: As torch draws it.
+        begun_by: The generators and the sampler's state before it began.
+        progress: How far it has come.
+        is_over: Whether the end of it was reached.
+        goes_on: Whether it was loaded.
+    """
+
+    number: int = 0
+    base_seed: int = 0
+    begun_by: dict[str, Any] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
+    is_over: bool = False
+    goes_on: bool = False
+
+
+class PassBook:
+    """A loader's present pass, and the one that was loaded and has not begun yet.
+
+    Pickled and copied as an empty one: both belong to the loader that they were made by.
+    """
+
+    def __init__(self) -> None:
+        self.present: Pass | None = None
+        self._loaded: dict[str, Any] | None = None
+        self._begun_by: dict[str, Any] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PassBook, ()
+
+    @contextmanager
+    def entering(self, loader: Any, *, draws_base_seed: bool) -> Iterator[None]:
+        """Around what begins a pass: note what it begins with.
+
+        If it goes on with a loaded one, torch's global generator is as before afterwards:
+        what that pass drew from it was drawn in another process.
+        """
+        before = _beginning(loader)
+        saved = self._saved_pass()
+        self._begun_by = {**before, "draws_base_seed": draws_base_seed}
+        try:
+            yield
+            self._loaded = None
+        finally:
+            self._begun_by = None
+            if saved is not None and saved["has_begun"]:
+                torch.set_rng_state(_tensor_of(before["global"]))
+
+    def begin(self, loader: Any, iterator: Any, number: int) -> Pass:
+        """Begin a pass, or the loaded one: then ``iterator``'s sampler begins anew.
+
+        Args:
+            loader: Whose pass it is.
+            iterator: With torch's ``_sampler_iter`` and ``_base_seed``, just made.
+            number: Which epoch it would be.
+        """
+        begun_by = self._begun_by or {**_beginning(loader), "draws_base_seed": True}
+        saved = self._saved_pass()
+        if saved is None:
+            self.present = Pass(number, int(iterator._base_seed), begun_by)
+            return self.present
+        if saved["has_begun"]:
+            begun_by = saved["begun_by"]
+            _restore(loader, begun_by, with_global=True)
+        else:
+            # It begins here, with the base seed of those before: that drawn just now is
+            # given back.
+            begun_by = {**saved["begun_by"], "global": begun_by["global"]}
+            _restore(loader, begun_by, with_global=True)
+        iterator._base_seed = saved["base_seed"]
+        iterator._sampler_iter = iter(iterator._index_sampler)
+        if begun_by["draws_base_seed"]:
+            torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
+        self.present = Pass(
+            saved["number"],
+            saved["base_seed"],
+            begun_by,
+            Progress(**saved["progress"]),
+            goes_on=True,
+        )
+        return self.present
+
+    def _saved_pass(self) -> dict[str, Any] | None:
+        return None if self._loaded is None else self._loaded["pass"]
+
+    def save(self, loader: Any) -> dict[str, Any]:
+        """The state of a loader; see ``DataLoader.state_dict``."""
+        if self._loaded is not None:
+            return copy.deepcopy(self._loaded)
+        present, beginning = self.present, _beginning(loader)
+        saved: dict[str, Any] | None = None
+        if present is not None and not present.is_over:
+            saved = _as_plain(present)
+        elif present is not None and loader.persistent_workers:
+            # The next pass has the same base seed, and the next number.
+            begun_by = {**beginning, "draws_base_seed": False}
+            after = Pass(present.number + 1, present.base_seed, begun_by)
+            saved = {**_as_plain(after), "has_begun": False}
+        return {
+            "version": VERSION,
+            "loader": _traits(loader),
+            "pass": saved,
+            "beginning": beginning if saved is None else None,
+            "dataset": _own_state(loader.dataset),
+            "costs": loader.costs.state_dict(),
+        }
+
+    def load(self, loader: Any, state: Any) -> None:
+        """Have the next pass go on from ``state``; see ``DataLoader.load_state_dict``."""
+        _check(loader, state)
+        saved = state["pass"]
+        _restore(loader, state["beginning"] or saved["begun_by"], with_global=False)
+        if state["dataset"] is not None:
+            loader.dataset.load_state_dict(state["dataset"])
+        loader.costs.load_state_dict(state["costs"])
+        self._loaded = copy.deepcopy(state)
+        self.present = None
+        if _is_iterable(loader.dataset):
+            warnings.warn(
+                "the position in an IterableDataset is not saved: the next pass begins anew",
+                stacklevel=3,
+            )
+
+
+def _as_plain(one: Pass) -> dict[str, Any]:
+    return {
+        "number": one.number,
+        "base_seed": one.base_seed,
+        "begun_by": one.begun_by,
+        "has_begun": True,
+        "progress": {
+            "ranges": one.progress.ranges(),
+            "num_homes": one.progress.num_homes,
+            "digest": one.progress.digest,
+        },
+    }
+
+
+def _traits(loader: Any) -> dict[str, Any]:
+    """What must be the same where a state is loaded."""
+    sampler = loader.batch_sampler if has_own_batches(loader) else loader.sampler
+    try:
+        num_samples = len(loader.dataset)
+    except (TypeError, NotImplementedError):
+        num_samples = None
+    traits = {
+        "dataset length": num_samples,
+        "batch_size": loader.batch_size,
+        "drop_last": loader.drop_last,
+        "seeding": loader.seeding,
+        "sampler": type(sampler).__name__,
+        "generator seed": None if loader.generator is None else loader.generator.initial_seed(),
+    }
+    for name in ("num_replicas", "rank", "seed", "shuffle"):
+        if hasattr(sampler, name) and hasattr(sampler, "set_epoch"):
+            traits[f"sampler's {name}"] = getattr(sampler, name)
+    is_free = resolve_order(loader) == "ready" and not has_own_batches(loader)
+    return {**traits, "makes batches freely": is_free and loader.batch_size is not None}
+
+
+def _check(loader: Any, state: Any) -> None:
+    """Refuse a state that does not fit.
+
+    Raises:
+        StateError: With what differs, and both values.
+    """
+    if not isinstance(state, dict) or "version" not in state:
+        raise StateError(f"not a state of a hatchway.DataLoader: {str(state)[:80]!r}")
+    if state["version"] != VERSION:
+        raise StateError(
+            f"the state has version {state['version']}, this Hatchway reads version {VERSION}; "
+            "load it with the Hatchway that saved it"
+        )
+    missing = {"loader", "pass", "beginning", "dataset", "costs"} - set(state)
+    if missing:
+        raise StateError(f"the state is damaged: it lacks {', '.join(sorted(missing))}")
+    saved, own = dict(state["loader"]), _traits(loader)
+    was_free, is_free = saved.pop("makes batches freely"), own.pop("makes batches freely")
+    for name in sorted({*saved, *own}):
+        if saved.get(name) != own.get(name):
+            raise StateError(
+                f"the state was saved with {name} {saved.get(name)!r}, this loader has "
+                f"{own.get(name)!r}; make the loader as it was, or begin without the state"
+            )
+    progress = (state["pass"] or {}).get("progress")
+    if progress is not None and was_free and not is_free:
+        size, total = loader.batch_size, own["dataset length"]
+        edges = {edge for one in progress["ranges"] for edge in one}
+        if any(edge % size and edge != total for edge in edges):
+            raise StateError(
+                "the state was saved in a pass with order='ready', parts of whose batches were "
+                "delivered; go on with order='ready', and change the order after this pass"
+            )
+    if hasattr(loader.dataset, "load_state_dict") != (state["dataset"] is not None):
+        raise StateError("the dataset has a state of its own in one of both, in the other not")
+
+
+def _beginning(loader: Any) -> dict[str, Any]:
+    """The generators, and the sampler's own state, as they are now."""
+    samplers = [
+        {"state": _own_state(one), "epoch": getattr(one, "epoch", None)}
+        for one in _samplers(loader)
+    ]
+    return {
+        "generators": [_bytes_of(one.get_state()) for one in _generators(loader)],
+        "global": _bytes_of(torch.get_rng_state()),
+        "samplers": copy.deepcopy(samplers),
+    }
+
+
+def _restore(loader: Any, beginning: dict[str, Any], *, with_global: bool) -> None:
+    """Put generators and samplers back to what :func:`_beginning` found."""
+    generators, samplers = _generators(loader), _samplers(loader)
+    saved = beginning["generators"], beginning["samplers"]
+    if (len(generators), len(samplers)) != (len(saved[0]), len(saved[1])):
+        raise StateError(
+            f"the state was saved with {len(saved[0])} generators in loader and sampler, this "
+            f"loader has {len(generators)}; pass generator= as it was"
+        )
+    for generator, state in zip(generators, saved[0], strict=True):
+        generator.set_state(_tensor_of(state))
+    if with_global:
+        torch.set_rng_state(_tensor_of(beginning["global"]))
+    for sampler, one in zip(samplers, saved[1], strict=True):
+        if one["state"] is not None:
+            sampler.load_state_dict(copy.deepcopy(one["state"]))
+        if one["epoch"] is not None and hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(one["epoch"])
+
+
+def _samplers(loader: Any) -> list[Any]:
+    """The loader's samplers, the outermost first."""
+    outer = loader.batch_sampler if has_own_batches(loader) else loader.sampler
+    inner = getattr(outer, "sampler", None)
+    return [outer] if inner is None else [outer, inner]
+
+
+def _generators(loader: Any) -> list[torch.Generator]:
+    """The generators that loader and samplers draw from, each once."""
+    found: list[torch.Generator] = []
+    for owner in (loader, *_samplers(loader)):
+        generator = getattr(owner, "generator", None)
+        if isinstance(generator, torch.Generator) and all(generator is not one for one in found):
+            found.append(generator)
+    return found
+
+
+def _own_state(stateful: Any) -> Any:
+    if not (hasattr(stateful, "state_dict") and hasattr(stateful, "load_state_dict")):
+        return None
+    return copy.deepcopy(stateful.state_dict())
+
+
+def _is_iterable(dataset: Any) -> bool:
+    return isinstance(dataset, IterableDataset | IterDataPipe | MapDataPipe)
+
+
+def _bytes_of(state: torch.Tensor) -> bytes:
+    return state.numpy().tobytes()
+
+
+def _tensor_of(state: bytes) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(state, np.uint8).copy())
