@@ -31,7 +31,8 @@ inline constexpr std::size_t stop = 1, waiting = 2, epoch = 3, published = 6, cu
                              num_retry = 9, homes = 10, home_tail = 11, out_tail = 13,
                              out_head = 14, rows = 15, row_bytes = 17, resident = 20,
                              sample_bytes = 22, num_seats = 25, num_processes = 26, num_early = 27,
-                             held_out = 28, end = 29, home_end = 30, plan_epoch = 31, plan_start = 32;
+                             held_out = 28, end = 29, home_end = 30, plan_epoch = 31, plan_start = 32,
+                             script_turn = 33, script_end = 35;
 }
 
 struct Board {

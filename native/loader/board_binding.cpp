@@ -113,6 +113,8 @@ class BoardKernel {
         note("Head.HOME_END", head::home_end);
         note("Head.PLAN_EPOCH", head::plan_epoch);
         note("Head.PLAN_START", head::plan_start);
+        note("Head.SCRIPT_TURN", head::script_turn);
+        note("Head.SCRIPT_END", head::script_end);
         return Constants(all);
     }
 

@@ -107,6 +107,7 @@ inline Composed compose_home(const Board &at, const Rules &rules, std::int64_t h
 // Delivery._compose_free, with waits_for_fast.
 inline Composed compose_free(const Board &at, const Rules &rules, double now_s,
                              std::vector<std::int64_t> &chosen) {
+    if (at.head[head::script_turn] < at.head[head::script_end]) return Composed::uncommon;
     while (at.head[head::out_head] - at.head[head::out_tail] < rules.depth) {
         const std::int64_t begin = at.head[head::tail], end = at.head[head::end];
         chosen.clear();

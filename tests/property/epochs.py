@@ -26,6 +26,7 @@ from hatchway.loader.plan import Plan
 from hatchway.loader.progress import Progress
 from hatchway.loader.rescue import Rescue
 from hatchway.loader.rules import DeliveryRules
+from hatchway.loader.script import Script
 from hatchway.loader.statistics import Meter
 from tests.property.setting import BadSampleError, Setting, read
 from tests.property.simulation import Crew
@@ -36,14 +37,18 @@ DEPTH = 2
 class Epochs:
     """A loader as the training loop drives it, one decision at a time."""
 
-    def __init__(self, setting: Setting, resume: Progress | None = None) -> None:
+    def __init__(
+        self, setting: Setting, resume: Progress | None = None, script: Script | None = None
+    ) -> None:
         self.setting = setting
+        self._script = script
         self._resume = resume
         self.before: list[int] = []  # what was delivered before this pass went on
         if resume is not None:
             self.before = [rank for begin, end in resume.ranges() for rank in range(begin, end)]
         free, size = setting.is_free, setting.batch_size
-        ring = power_of_two(setting.window * size)
+        ahead = 0 if script is None else script.most_ahead + size
+        ring = power_of_two(max(setting.window * size, 2 * ahead))
         rings = power_of_two(2 * (setting.window + 2) + ring // size * free)
         shape = BoardShape(
             positions=ring,
@@ -62,6 +67,7 @@ class Epochs:
             depth=DEPTH,
             rows_are_batch=not setting.custom_collate,
             max_displacement=setting.max_displacement if free else None,
+            replays=script is not None,
         )
         self.crew = Crew(
             shape,
@@ -124,7 +130,8 @@ class Epochs:
         else:
             if self.epoch:
                 self._abandon()
-            self._plan.begin(left, self._upcoming, resume)
+            self._plan.begin(left, self._upcoming, resume, self._script)
+            self._script = None
         self._plan.draw(None)
         with self._visit:
             self._plan.publish()

@@ -125,6 +125,9 @@ class Head:
     HOME_END: Final = 30
     PLAN_EPOCH: Final = 31  # the epoch that is being planned: this one or the next
     PLAN_START: Final = 32
+    SCRIPT_TURN: Final = 33  # the recorded batch that leaves next
+    SCRIPT_KNOWN: Final = 34  # recorded batches before it are planned as a whole
+    SCRIPT_END: Final = 35  # how many recorded batches there are; 0 where none are replayed
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,7 @@ _TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "seconds": "f4",
             "cost": "f4",
             "lead": "i4",
+            "turn": "i4",
         },
     ),
     "homes": (
@@ -254,6 +258,7 @@ class Board:
     seconds: Column
     cost: Column  # predicted seconds; 0 where nothing is known
     lead: Column  # how many positions before its turn a sample is to be started
+    turn: Column  # the recorded batch that it leaves in; only while a record is replayed
     home_count: Column
     home_block: Column
     home_keys: Column

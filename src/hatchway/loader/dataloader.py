@@ -72,6 +72,10 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         prepare_next_epoch: With ``persistent_workers=True``, whether workers that have
             nothing left to do make what the next pass begins with, where the sampler's
             next order can be foreseen (torch's own samplers, lists and ranges).
+        record_order: Whether the order of each pass is recorded and part of
+            :meth:`state_dict`.
+        replay: Such a state, or the path of a file that ``torch.save`` wrote it to: the
+            first pass has the order and the contents of the recorded one.
         seeding: ``"position"``: before each sample Python's, NumPy's and torch's
             global generators are set from (base seed, epoch, position).
             ``"torch"``: once a worker, as torch does.
@@ -108,6 +112,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         max_displacement: int | None = None,
         sample_sizes: Any = None,
         prepare_next_epoch: bool = True,
+        record_order: bool = False,
+        replay: Any = None,
         seeding: str = "position",
     ) -> None:
         LoaderOptions(
@@ -121,9 +127,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self.max_displacement = max_displacement
         self.sample_sizes = sample_sizes
         self.prepare_next_epoch = prepare_next_epoch
+        self.record_order = record_order
+        self.replay = replay
         self.seeding = seeding
         self._costs: CostModel | None = None
         self._passes = PassBook()
+        self._has_replayed = False
         self._statistics = StatisticsBox()
         super().__init__(
             dataset,
@@ -199,6 +208,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def __iter__(self) -> Any:
         if not getattr(self._iterator, "is_open", True):
             self._iterator = None  # persistent workers that an exception ended
+        if self.replay is not None and not self._has_replayed:
+            self._passes.replay(self, self.replay)
+            self._has_replayed = True
         is_new = self._iterator is None or not self.persistent_workers
         with self._passes.entering(self, draws_base_seed=is_new):
             return super().__iter__()

@@ -23,6 +23,8 @@ from hatchway.loader.heap import Heap
 from hatchway.loader.kernel import Composed
 from hatchway.loader.retirement import Retirement
 from hatchway.loader.rules import DeliveryRules
+from hatchway.loader.script import next_scripted
+from hatchway.loader.whole import without_whole
 
 if TYPE_CHECKING:
     from hatchway.loader._native import BoardKernel
@@ -230,6 +232,14 @@ class Delivery:
     def _compose_free(self, now_s: float | None) -> bool:
         board, head, rules = self._board, self._board.head, self._rules
         while head[Head.OUT_HEAD] - head[Head.OUT_TAIL] < rules.depth:
+            if head[Head.SCRIPT_TURN] < head[Head.SCRIPT_END]:
+                scripted = next_scripted(board)
+                if scripted is not None:
+                    failed = scripted[board.run_at(board.status, scripted) == Status.FAILED]
+                    self._emit(failed[:1] if len(failed) else scripted, is_failure=len(failed) > 0)
+                    continue
+                if head[Head.SCRIPT_TURN] < head[Head.SCRIPT_END]:
+                    return False
             begin, end = head[Head.TAIL], head[Head.END]
             is_next = self._is_all_made(begin, end)
             if is_next:  # samples of the next epoch, made ahead
@@ -239,7 +249,7 @@ class Delivery:
             # A copy: workers publish without the lock, between two looks at it.
             status = board.run(board.status, begin, end).copy()
             over = np.flatnonzero((status == Status.DONE) | (status == Status.FAILED))
-            over, whole = self._without_whole(over, begin)
+            over, whole = without_whole(board, over, begin)
             count = len(over)
             if whole is not None and (count < rules.batch_size or whole[0] < over[0] + begin):
                 if exceeds_bound(status, len(whole), rules.max_displacement):
@@ -286,23 +296,6 @@ class Delivery:
         return finished < self._rules.batch_size and bool(
             board.count(board.status, begin, end, Status.PLANNED, Status.CLAIMED)
         )
-
-    def _without_whole(
-        self, over: NDArray[np.int64], begin: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
-        """Finished offsets that are not part of a batch collated by one worker.
-
-        Returns:
-            The offsets, and the positions of the first such batch, if there is one.
-        """
-        board = self._board
-        is_whole = board.run_at(board.kind, over + begin) == Kind.COLLATED
-        if not is_whole.any():
-            return over, None
-        first = int(over[np.argmax(is_whole)]) + begin
-        home = board.home.cells[first & board.mask] & board.home_mask
-        end = first + board.home_count.cells[home]
-        return over[~is_whole], np.arange(first, end, dtype=np.int64)
 
     def _emit(self, chosen: NDArray[np.int64], *, is_failure: bool) -> None:
         """Make the next outgoing batch of these positions."""
@@ -392,5 +385,6 @@ class Delivery:
         if number < 0 or not self._is_own(number):
             return -1
         # The smaller last batch of an epoch leaves last, however soon it is collated.
-        may_overtake = not self._rules.in_order and not self._is_smaller(number & mask)
+        keeps_order = self._rules.in_order or self._rules.replays
+        may_overtake = not keeps_order and not self._is_smaller(number & mask)
         return int(number & mask) if number == tail or may_overtake else -1

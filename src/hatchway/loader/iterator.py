@@ -75,7 +75,9 @@ class ParallelIterator(_BaseDataLoaderIter):
             extra = options.max_background_workers
             self._max_workers += loader.num_workers if extra is None else extra
         in_order = self._order == "strict"
-        config = commons_config(loader, bool(self._free), in_order, self._max_workers)
+        config = commons_config(
+            loader, bool(self._free), in_order, self._max_workers, self._pass.script
+        )
         self._commons = Commons(config)
         self._board = self._commons.board
         self._visit = self._commons.locked(self._commons.training_process)
@@ -144,7 +146,8 @@ class ParallelIterator(_BaseDataLoaderIter):
                 self._abandon()
             head = self._board.head
             head[Head.BASE_SEED], head[Head.EPOCH] = self._pass.base_seed, self._pass.number
-            plan.begin(left, upcoming, self._pass.progress if goes_on else None)
+            progress = self._pass.progress if goes_on else None
+            plan.begin(left, upcoming, progress, self._pass.script)
         self._pass.progress = plan.progress
         self._num_delivered = plan.progress.num_delivered
         self._is_over = False
@@ -249,6 +252,8 @@ class ParallelIterator(_BaseDataLoaderIter):
         """Learn from the times and the order of a batch's samples."""
         positions = delivered.positions
         board = self._board
+        if self._pass.record is not None:
+            self._pass.record.append(positions - board.head[Head.EPOCH_START])
         seconds = board.run_at(board.seconds, positions)
         self._times.observe(seconds)
         self._tell_cut()

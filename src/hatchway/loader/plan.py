@@ -15,6 +15,7 @@ from hatchway.loader.commons import Commons
 from hatchway.loader.errors import BufferFullError
 from hatchway.loader.foresight import Foresight
 from hatchway.loader.progress import Progress, plain, read_again
+from hatchway.loader.script import Script, missing_position
 
 
 def nothing_upcoming() -> None:
@@ -56,6 +57,7 @@ class Plan:
         self._batch_size = batch_size
         self._single = single
         self._foresight = foresight
+        self._script: Script | None = None
         self.has_plain_indices = True
         self.progress = Progress()
         self._sampler: Iterator[Any] = iter(())
@@ -76,6 +78,7 @@ class Plan:
         sampler: Iterator[Any],
         upcoming: Callable[[], Iterator[Any] | None] = nothing_upcoming,
         progress: Progress | None = None,
+        script: Script | None = None,
     ) -> None:
         """Start an epoch, or go on with one.
 
@@ -85,6 +88,7 @@ class Plan:
                 the next epoch: those samples are made ahead. None if that is not known.
             progress: How far the epoch had come, if it goes on: what was delivered is
                 left out. ``sampler`` begins at its beginning.
+            script: The recorded order in which its samples leave, or None.
 
         Raises:
             StateError: If ``sampler`` does not yield what it did then.
@@ -98,6 +102,9 @@ class Plan:
             self._waiting, self.progress, num_skipped = read_again(again, progress)
         head[Head.EPOCH_START] = head[Head.PUBLISHED] - num_skipped
         self._close_in(head[Head.EPOCH])
+        if script is not None:
+            self._script = script
+            head[Head.SCRIPT_END] = script.num_turns
 
     def check_prepared(self, sampler: Iterator[Any]) -> Iterator[Any] | None:
         """Compare what was made ahead with what ``sampler`` yields now.
@@ -154,7 +161,10 @@ class Plan:
         self._num_batches = self._num_delivered = 0
         self._waiting, self._upcoming_waits, self._prepared = [], [], []
         self.progress = Progress()
-        self._board.head[Head.EXHAUSTED] = 0
+        self._script = None
+        head = self._board.head
+        head[Head.SCRIPT_TURN] = head[Head.SCRIPT_KNOWN] = head[Head.SCRIPT_END] = 0
+        head[Head.EXHAUSTED] = 0
 
     def _close_in(self, epoch: int) -> None:
         """All that is published belongs to this epoch, and what is published next, too."""
@@ -215,13 +225,25 @@ class Plan:
                 self.progress.read(self._publish(keys))
                 self._num_homes += 1
                 self._num_planned += len(keys)
+                self._note_turns(len(keys))
                 self._leave_out(len(keys))
             else:
                 self.progress.read(np.empty(0, np.int64))
             del self._waiting[0]
         if self._exhausted and not self._waiting:
             self._board.head[Head.EXHAUSTED] = 1
+            self._end_script()
         self._publish_ahead()
+
+    def _end_script(self) -> None:
+        """What was recorded and will never be planned is an error, after everything else."""
+        head = self._board.head
+        if self._script is None or head[Head.SCRIPT_KNOWN] == head[Head.SCRIPT_END]:
+            return
+        lost = int(self._script.batches[head[Head.SCRIPT_KNOWN]].max())
+        num_samples = head[Head.END] - head[Head.EPOCH_START]
+        head[Head.SCRIPT_END] = head[Head.SCRIPT_KNOWN]
+        self._error = self._error or missing_position(lost, num_samples)
 
     def _publish_ahead(self) -> None:
         board, head = self._board, self._board.head
@@ -233,6 +255,20 @@ class Plan:
             self._prepared.append(keys)
             self._num_homes += 1
             self._num_planned += len(keys)
+
+    def _note_turns(self, count: int) -> None:
+        """Note in which recorded batch each sample of the batch published last leaves."""
+        if self._script is None:
+            return
+        board, head = self._board, self._board.head
+        end = head[Head.PUBLISHED]
+        rank = end - count - head[Head.EPOCH_START]
+        taken, turns = 0, self._script.turns_of(rank, count)
+        for part in board.slots(end - count, end):
+            size = part.stop - part.start
+            board.turn.array[part] = turns[taken : taken + size]
+            taken += size
+        head[Head.SCRIPT_KNOWN] = self._script.num_known(rank + count)
 
     def _leave_out(self, count: int) -> None:
         """Take away what was delivered, before this pass went on, of the batch published last."""
@@ -255,8 +291,11 @@ class Plan:
     def end(self) -> None:
         """Every batch was delivered: raise, once, what the sampler raised after them."""
         error, self._error = self._error, None
-        if error is not None:
-            raise error
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # its traceback holds this frame, and so the workers
 
     def delivered(self, positions: NDArray[np.int64]) -> None:
         """The training loop took a batch of these samples."""
@@ -302,6 +341,9 @@ class Plan:
     def _has_room(self, ahead: int) -> bool:
         if self._batch_size is None:
             return self._num_homes - self._num_batches + ahead < self._window
+        head = self._board.head
+        if ahead <= 0 and head[Head.SCRIPT_KNOWN] <= head[Head.SCRIPT_TURN] < head[Head.SCRIPT_END]:
+            return True  # a recorded batch waits for a sample that is not planned yet
         planned = self._num_planned + ahead * self._batch_size
         return planned - self._num_delivered < self._window * self._batch_size
 

@@ -17,6 +17,8 @@ class DeliveryRules:
         depth: How many batches may be made ahead, if made freely.
         max_displacement: How many positions after its turn a sample may leave, if
             batches are made freely; None for any number.
+        replays: Whether a recorded order may be replayed: then a batch of the sampler's is
+            no batch that leaves.
         rows_are_batch: The rows of a home batch's block are its collated form,
             so that a complete home batch needs no collating.
     """
@@ -28,3 +30,4 @@ class DeliveryRules:
     depth: int
     rows_are_batch: bool
     max_displacement: int | None = None
+    replays: bool = False

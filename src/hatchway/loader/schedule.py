@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hatchway.loader.board import Board, Head, Kind, Outgoing, Running, Status
 from hatchway.loader.heap import Heap
+from hatchway.loader.script import is_awaited
 
 
 @dataclass(frozen=True)
@@ -352,6 +353,8 @@ class Schedule:
         board, head = self._board, self._board.head
         if head[Head.HELD_OUT] == head[Head.OUT_HEAD] + 1:
             return True  # what is finished must wait for it
+        if is_awaited(board):
+            return True
         if position >= head[Head.END]:
             return False  # of the next epoch
         made = board.out_status.array

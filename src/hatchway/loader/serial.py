@@ -15,6 +15,7 @@ from hatchway.loader.access import by_index
 from hatchway.loader.cost import SLOW_QUANTILE, SampleTimes
 from hatchway.loader.options import has_own_batches, resolve_order
 from hatchway.loader.progress import plain, read_again
+from hatchway.loader.script import Script, missing_position
 from hatchway.loader.seeding import (
     collate_position,
     make_seeder,
@@ -39,8 +40,12 @@ class SerialIterator(_BaseDataLoaderIter):
         self._times = SampleTimes(SLOW_QUANTILE, is_quantile=True)
         self._pass = loader._passes.begin(loader, self, 0)
         is_free = resolve_order(loader) == "ready" and not has_own_batches(loader)
-        keys = (list(one) if self._auto_collation else [one] for one in self._sampler_iter)
-        if self._pass.goes_on:
+        listed = (list(one) if self._auto_collation else [one] for one in self._sampler_iter)
+        keys: Iterator[list[Any]] = listed
+        if self._pass.script is not None:
+            keys = itertools.chain(list(itertools.islice(keys, 1)), keys)
+            self._batches = self._scripted_batches(keys, self._pass.script, loader.batch_size)
+        elif self._pass.goes_on:
             # At once: the sampler may draw from the global generator, which is as it was then.
             left, self._pass.progress, first = read_again(keys, self._pass.progress)
             keys = itertools.chain(left, list(itertools.islice(keys, 1)), keys)
@@ -69,6 +74,8 @@ class SerialIterator(_BaseDataLoaderIter):
             raise
         if len(ranks):
             self._pass.progress.deliver(ranks)
+            if self._pass.record is not None:
+                self._pass.record.append(ranks)
         saved = save_generators() if self._seeder else None
         try:
             samples = [self._load(*one) for one in zip(keys, ranks.tolist(), strict=True)]
@@ -116,6 +123,29 @@ class SerialIterator(_BaseDataLoaderIter):
                 del rest[:count]
         if rest and not self._drop_last:
             yield _columns(rest)
+
+    def _scripted_batches(
+        self, batches: Iterator[list[Any]], script: Script, batch_size: int
+    ) -> _Batches:
+        """Batches in a recorded order; what was not recorded comes after, as it is."""
+        known: dict[int, Any] = {}
+        num_read = 0
+        for ranks in script.batches:
+            while num_read <= int(ranks.max()):
+                keys = next(batches, None)
+                if keys is None:
+                    raise missing_position(int(ranks.max()), num_read)
+                self._pass.progress.read(plain(keys))
+                known.update(enumerate(keys, num_read))
+                num_read += len(keys)
+            yield ranks, [known.pop(rank) for rank in ranks.tolist()]
+        for keys in batches:
+            known.update(enumerate(keys, num_read))
+            num_read += len(keys)
+        rest = sorted(known.items(), key=lambda one: one[0])
+        for at in range(0, len(rest), batch_size):
+            if len(rest) - at >= batch_size or not self._drop_last:
+                yield _columns(rest[at : at + batch_size])
 
     def _seed(self, position: int) -> None:
         assert self._seeder is not None

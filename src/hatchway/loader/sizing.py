@@ -19,6 +19,7 @@ from hatchway.loader.board import BoardShape, power_of_two
 from hatchway.loader.commons import CommonsConfig
 from hatchway.loader.options import default_buffer_bytes, has_own_batches, lookahead_batches
 from hatchway.loader.rules import DeliveryRules
+from hatchway.loader.script import Script
 
 # Batches that are put together before they are asked for, where their content
 # is free: one for the training loop and one that a worker is collating.
@@ -27,7 +28,9 @@ _MOST_AHEAD = 1 << 16
 _MOST_BLOCKS = 1 << 20
 
 
-def commons_config(loader: Any, free: bool, in_order: bool, num_workers: int) -> CommonsConfig:
+def commons_config(
+    loader: Any, free: bool, in_order: bool, num_workers: int, script: Script | None = None
+) -> CommonsConfig:
     """What the commons of a pass over ``loader`` are made with.
 
     Args:
@@ -35,6 +38,7 @@ def commons_config(loader: Any, free: bool, in_order: bool, num_workers: int) ->
         free: Whether batches are made of whatever is finished.
         in_order: Whether they leave in the sampler's order.
         num_workers: How many workers there may be in all.
+        script: The recorded order that the pass is to have, or None.
     """
     window = lookahead_batches(loader)
     batch_size = loader.batch_size or 1
@@ -42,7 +46,8 @@ def commons_config(loader: Any, free: bool, in_order: bool, num_workers: int) ->
         # Its batches may have any size, and their sizes are not known.
         positions = _MOST_AHEAD
     else:
-        positions = power_of_two(max(1024, 4 * window * batch_size))
+        ahead = 0 if script is None else 2 * (script.most_ahead + batch_size)
+        positions = power_of_two(max(1024, 4 * window * batch_size, ahead))
     rings = power_of_two(2 * (window + 2) + positions // max(1, batch_size) * free)
     shape = BoardShape(
         positions=positions,
@@ -60,6 +65,7 @@ def commons_config(loader: Any, free: bool, in_order: bool, num_workers: int) ->
         depth=DEPTH,
         rows_are_batch=_stacks(loader.collate_fn),
         max_displacement=loader.max_displacement if free else None,
+        replays=script is not None,
     )
     buffer_bytes = loader.buffer_bytes or default_buffer_bytes()
     return CommonsConfig(shape, rules, buffer_bytes)

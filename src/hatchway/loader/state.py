@@ -9,6 +9,7 @@ beginning, and what was delivered is left out. After the conventions of torchdat
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, IterDataPipe, MapDataPipe
 
 from hatchway.loader.errors import StateError
 from hatchway.loader.options import has_own_batches, resolve_order
 from hatchway.loader.progress import Progress
+from hatchway.loader.script import Script, decoded, encoded
 
 VERSION = 1
 
@@ -37,6 +40,8 @@ class Pass:
         progress: How far it has come.
         is_over: Whether the end of it was reached.
         goes_on: Whether it was loaded.
+        record: The ranks of each batch so far, where the order is recorded.
+        script: The recorded order that it is to have.
     """
 
     number: int = 0
@@ -45,6 +50,8 @@ class Pass:
     progress: Progress = field(default_factory=Progress)
     is_over: bool = False
     goes_on: bool = False
+    record: list[NDArray[np.int64]] | None = None
+    script: Script | None = None
 
 
 class PassBook:
@@ -57,6 +64,7 @@ class PassBook:
         self.present: Pass | None = None
         self._loaded: dict[str, Any] | None = None
         self._begun_by: dict[str, Any] | None = None
+        self._script: Script | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PassBook, ()
@@ -73,7 +81,7 @@ class PassBook:
         self._begun_by = {**before, "draws_base_seed": draws_base_seed}
         try:
             yield
-            self._loaded = None
+            self._loaded = self._script = None
         finally:
             self._begun_by = None
             if saved is not None and saved["has_begun"]:
@@ -89,8 +97,9 @@ class PassBook:
         """
         begun_by = self._begun_by or {**_beginning(loader), "draws_base_seed": True}
         saved = self._saved_pass()
+        record: list[NDArray[np.int64]] | None = [] if loader.record_order else None
         if saved is None:
-            self.present = Pass(number, int(iterator._base_seed), begun_by)
+            self.present = Pass(number, int(iterator._base_seed), begun_by, record=record)
             return self.present
         if saved["has_begun"]:
             begun_by = saved["begun_by"]
@@ -110,6 +119,8 @@ class PassBook:
             begun_by,
             Progress(**saved["progress"]),
             goes_on=True,
+            record=record if record is None else decoded(saved["record"] or []),
+            script=self._script,
         )
         return self.present
 
@@ -136,7 +147,31 @@ class PassBook:
             "beginning": beginning if saved is None else None,
             "dataset": _own_state(loader.dataset),
             "costs": loader.costs.state_dict(),
+            "order": None if present is None or present.record is None else _as_plain(present),
         }
+
+    def replay(self, loader: Any, source: Any) -> None:
+        """Have the next pass be the recorded one, in its order; see ``DataLoader``."""
+        state = source
+        if isinstance(source, str | os.PathLike):
+            state = torch.load(source, weights_only=True)
+        _check(loader, state)
+        order = state.get("order")
+        if order is None:
+            raise StateError(
+                "the state holds no recorded order; save it from a loader with record_order=True"
+            )
+        if not _makes_batches_freely(loader):
+            raise StateError(
+                "replay= needs a loader that makes batches freely: order='ready', and no "
+                "batch_sampler of your own"
+            )
+        self._script = Script(decoded(order["record"]))
+        _restore(loader, order["begun_by"], with_global=False)
+        progress = {"ranges": [], "num_homes": 0, "digest": 0}
+        if self._saved_pass() is None:  # otherwise that pass goes on, in the recorded order
+            self._loaded = {**state, "pass": {**order, "progress": progress, "record": None}}
+        self.present = None
 
     def load(self, loader: Any, state: Any) -> None:
         """Have the next pass go on from ``state``; see ``DataLoader.load_state_dict``."""
@@ -161,6 +196,7 @@ def _as_plain(one: Pass) -> dict[str, Any]:
         "base_seed": one.base_seed,
         "begun_by": one.begun_by,
         "has_begun": True,
+        "record": None if one.record is None else encoded(one.record),
         "progress": {
             "ranges": one.progress.ranges(),
             "num_homes": one.progress.num_homes,
@@ -187,8 +223,12 @@ def _traits(loader: Any) -> dict[str, Any]:
     for name in ("num_replicas", "rank", "seed", "shuffle"):
         if hasattr(sampler, name) and hasattr(sampler, "set_epoch"):
             traits[f"sampler's {name}"] = getattr(sampler, name)
-    is_free = resolve_order(loader) == "ready" and not has_own_batches(loader)
-    return {**traits, "makes batches freely": is_free and loader.batch_size is not None}
+    return {**traits, "makes batches freely": _makes_batches_freely(loader)}
+
+
+def _makes_batches_freely(loader: Any) -> bool:
+    is_ready = resolve_order(loader) == "ready" and not has_own_batches(loader)
+    return is_ready and loader.batch_size is not None
 
 
 def _check(loader: Any, state: Any) -> None:
