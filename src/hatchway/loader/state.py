@@ -177,10 +177,10 @@ class PassBook:
         """Have the next pass go on from ``state``; see ``DataLoader.load_state_dict``."""
         _check(loader, state)
         saved = state["pass"]
+        loader.costs.load_state_dict(state["costs"])
         _restore(loader, state["beginning"] or saved["begun_by"], with_global=False)
         if state["dataset"] is not None:
             loader.dataset.load_state_dict(state["dataset"])
-        loader.costs.load_state_dict(state["costs"])
         self._loaded = copy.deepcopy(state)
         self.present = None
         if _is_iterable(loader.dataset):
