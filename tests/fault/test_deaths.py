@@ -222,7 +222,13 @@ def test_a_system_exit_of_the_dataset_is_a_failed_sample_not_a_death() -> None:
 
 def test_workers_killed_while_they_have_nothing_to_do_are_replaced() -> None:
     loader = DataLoader(
-        Deadly({}), 3, num_workers=2, order="strict", persistent_workers=True, timeout=30
+        Deadly({}),
+        3,
+        num_workers=2,
+        order="strict",
+        persistent_workers=True,
+        prepare_next_epoch=False,
+        timeout=30,
     )
     iterator = iter(loader)
     expected = [batch.tolist() for batch in iterator]

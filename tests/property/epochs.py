@@ -99,7 +99,11 @@ class Epochs:
         self.num_adopted = 0
         self.finished = False
         self.kept: list[tuple[list[int], Any]] = []
-        self.begin()
+        try:
+            self.begin()
+        except BaseException:
+            self.close()
+            raise
         for worker_id in range(setting.num_workers):
             self.crew.start(worker_id)
 
@@ -208,10 +212,6 @@ class Epochs:
             self.batches.append(ranks)
             self.kept.append((ranks, batch))
         return True
-
-    def drop(self, at: int) -> None:
-        """The training loop drops a batch that it kept."""
-        del self.kept[at]
 
     def replace_dead(self) -> None:
         """What the training loop does when a worker's sentinel is readable."""

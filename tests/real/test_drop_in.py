@@ -39,6 +39,11 @@ def test_it_is_a_data_loader_with_torchs_arguments_in_torchs_order() -> None:
         "slow_after_s",
         "buffer_bytes",
         "max_background_workers",
+        "max_displacement",
+        "sample_sizes",
+        "prepare_next_epoch",
+        "record_order",
+        "replay",
         "seeding",
     ]
 

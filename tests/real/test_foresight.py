@@ -47,7 +47,13 @@ def _num_overtaken(began: torch.Tensor, order: list[int]) -> int:
 def test_slow_samples_start_early_once_they_are_known(order: str, persistent: bool) -> None:
     dataset = SomeSlow()
     loader = DataLoader(
-        dataset, 8, num_workers=4, order=order, persistent_workers=persistent, timeout=30
+        dataset,
+        8,
+        num_workers=4,
+        order=order,
+        persistent_workers=persistent,
+        prepare_next_epoch=False,  # that would note anew when samples began
+        timeout=30,
     )
     overtaken, late = [], []
     for _ in range(3):
@@ -58,7 +64,8 @@ def test_slow_samples_start_early_once_they_are_known(order: str, persistent: bo
         overtaken.append(_num_overtaken(dataset.began, list(range(NUM_SAMPLES))))
         statistics = loader.statistics()
         late.append(statistics.displacement_quantiles[2])
-    assert min(overtaken[1:]) > 10 * (overtaken[0] + 1)
+    # In the first pass some are known before they come: their neighbours' times may tell.
+    assert min(overtaken[1:]) > 2 * (overtaken[0] + 1)
     if order == "ready":
         assert max(late[1:]) < late[0]
     loader._iterator = None

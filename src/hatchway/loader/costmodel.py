@@ -171,13 +171,15 @@ class CostModel:
         return np.where(guessed > 0, guessed, self._usual_s).astype(np.float32)
 
     def _from_neighbours(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The mean cost of the seen indices around each, or the usual one."""
+        """The geometric mean of what those around each took, or the usual time."""
         assert self._costs is not None
         around = indices[:, None] + np.arange(-_REACH, _REACH + 1)
         costs = self._costs[np.clip(around, 0, self._num_indices - 1)]
         costs[(around < 0) | (around >= self._num_indices)] = 0
-        num_seen = np.count_nonzero(costs, axis=1)
-        mean = costs.sum(axis=1) / np.maximum(num_seen, 1)
+        is_seen = costs > 0
+        num_seen = is_seen.sum(axis=1)
+        logs = np.log(costs, out=np.zeros_like(costs), where=is_seen)
+        mean = np.exp(logs.sum(axis=1) / np.maximum(num_seen, 1))
         return np.where(num_seen > 0, mean, self._usual_s).astype(np.float32)
 
 
