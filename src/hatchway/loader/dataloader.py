@@ -189,21 +189,21 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         """
         return self._passes.save(self)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Have the next pass go on from a state: with exactly what was not delivered.
 
         The number of workers may be another. Contents are the same with
         ``seeding="position"``, whatever the order. A pass that runs is given up.
 
         Args:
-            state: From :meth:`state_dict`.
+            state_dict: From :meth:`state_dict`.
 
         Raises:
             StateError: If it does not fit this loader (dataset length, batch size,
                 seed, ...) or is damaged; when the pass begins, if the sampler does not
                 yield what it yielded then.
         """
-        self._passes.load(self, state)
+        self._passes.load(self, state_dict)
 
     def __iter__(self) -> Any:
         if not getattr(self._iterator, "is_open", True):
