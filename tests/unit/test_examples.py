@@ -25,6 +25,20 @@ def test_the_example_prints_what_both_loaders_waited() -> None:
     assert not ran.stderr
 
 
+def test_the_example_that_is_killed_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "examples" / "resume.py", tmp_path / "state.pt"]
+    with subprocess.Popen([*command, "2"], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        for _ in range(4):
+            assert child.stdout.readline().endswith(" samples\n")
+        child.kill()
+    ran = subprocess.run([*command, "1"], capture_output=True, text=True, timeout=50, check=True)
+    lines = ran.stdout.splitlines()
+    assert lines[0].startswith("going on after ")
+    assert lines[-1] == "every sample once"
+    assert not ran.stderr
+
+
 def test_the_readmes_session_prints_what_the_readme_shows() -> None:
     blocks = (ROOT / "README.md").read_text().split("```")
     at = next(i for i, block in enumerate(blocks) if block.startswith("python\n"))
