@@ -358,6 +358,10 @@ class Schedule:
         if position >= head[Head.END]:
             return False  # of the next epoch
         made = board.out_status.array
+        if self._batch_size is None:
+            # Whatever was started early is of no use to a loop that waits for the next in turn.
+            out = head[Head.OUT_TAIL] & board.out_mask
+            made = made[out : out + 1]
         if ((made >= Outgoing.COMPOSED) & (made <= Outgoing.READY)).any():
             return False
         begin = head[Head.TAIL]
