@@ -34,15 +34,31 @@ def test_the_same_batches_in_the_same_order(num_workers: int, tmp_path: Path) ->
         assert sorted(row[0] for row in rows_of(again)) == list(range(NUM_SAMPLES))
 
 
-def test_a_replay_that_was_saved_goes_on_with_it() -> None:
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("cut", [1, 5, 13])
+def test_a_replay_that_was_saved_goes_on_with_it(cut: int, num_workers: int) -> None:
     batches, state = _recorded(num_workers=2)
     first = make("generator", order="ready", num_workers=2, replay=state, record_order=True)
-    found = [rows_of([batch]) for batch in itertools.islice(first, 5)]
-    second = make("generator", order="ready", num_workers=1, replay=state, record_order=True)
+    found = [rows_of([batch]) for batch in itertools.islice(first, cut)]
+    second = make(
+        "generator", order="ready", num_workers=num_workers, replay=state, record_order=True
+    )
     second.load_state_dict(first.state_dict())
     found += [rows_of([batch]) for batch in second]
     assert found == batches
     assert second.state_dict()["order"]["record"] == state["order"]["record"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_pass_that_was_saved_after_its_recorded_part_goes_on(num_workers: int) -> None:
+    whole = make("generator", order="ready", num_workers=2, record_order=True)
+    list(itertools.islice(whole, 5))
+    first = make("generator", order="ready", num_workers=num_workers, replay=whole.state_dict())
+    found = rows_of(itertools.islice(first, 8))
+    second = make("generator", order="ready", num_workers=2)
+    second.load_state_dict(first.state_dict())
+    found += rows_of(second)
+    assert sorted(row[0] for row in found) == list(range(NUM_SAMPLES))
 
 
 def test_a_pass_that_was_saved_in_the_middle_is_recorded_whole() -> None:

@@ -104,6 +104,7 @@ class Plan:
         self._close_in(head[Head.EPOCH])
         if script is not None:
             self._script = script
+            head[Head.SCRIPT_KNOWN] = script.num_known(num_skipped)
             head[Head.SCRIPT_END] = script.num_turns
 
     def check_prepared(self, sampler: Iterator[Any]) -> Iterator[Any] | None:

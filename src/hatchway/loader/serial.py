@@ -42,14 +42,15 @@ class SerialIterator(_BaseDataLoaderIter):
         is_free = resolve_order(loader) == "ready" and not has_own_batches(loader)
         listed = (list(one) if self._auto_collation else [one] for one in self._sampler_iter)
         keys: Iterator[list[Any]] = listed
-        if self._pass.script is not None:
-            keys = itertools.chain(list(itertools.islice(keys, 1)), keys)
-            self._batches = self._scripted_batches(keys, self._pass.script, loader.batch_size)
-        elif self._pass.goes_on:
+        if self._pass.goes_on:
             # At once: the sampler may draw from the global generator, which is as it was then.
             left, self._pass.progress, first = read_again(keys, self._pass.progress)
             keys = itertools.chain(left, list(itertools.islice(keys, 1)), keys)
-            self._batches = self._left_batches(keys, first, loader.batch_size if is_free else None)
+            size, script = loader.batch_size, self._pass.script
+            if script is not None:
+                self._batches = self._scripted_batches(keys, first, script, size)
+            else:
+                self._batches = self._left_batches(keys, first, size if is_free else None)
         else:
             self._batches = self._all_batches(keys)
         loader._statistics.follow(self)
@@ -109,13 +110,8 @@ class SerialIterator(_BaseDataLoaderIter):
             regrouped: How many samples a batch is made of where parts of the sampler's
                 batches were delivered; None where they are delivered as they are.
         """
-        progress = self._pass.progress
         rest: list[tuple[int, Any]] = []
-        for keys in batches:
-            progress.read(plain(keys))
-            gone = set(progress.delivered_of(first, len(keys)).tolist())
-            left = [one for one in enumerate(keys, first) if one[0] not in gone]
-            first += len(keys)
+        for _, left in self._left_of(batches, first):
             rest += left
             while rest and len(rest) >= (regrouped or len(left)):
                 count = regrouped or len(left)
@@ -124,24 +120,44 @@ class SerialIterator(_BaseDataLoaderIter):
         if rest and not self._drop_last:
             yield _columns(rest)
 
+    def _left_of(
+        self, batches: Iterator[list[Any]], first: int
+    ) -> Iterator[tuple[int, list[tuple[int, Any]]]]:
+        """Of each batch: the rank after it, and the ranks and keys that were not delivered."""
+        progress = self._pass.progress
+        for keys in batches:
+            progress.read(plain(keys))
+            gone = set(progress.delivered_of(first, len(keys)).tolist())
+            left = [one for one in enumerate(keys, first) if one[0] not in gone]
+            first += len(keys)
+            yield first, left
+
     def _scripted_batches(
-        self, batches: Iterator[list[Any]], script: Script, batch_size: int
+        self, batches: Iterator[list[Any]], first: int, script: Script, batch_size: int
     ) -> _Batches:
-        """Batches in a recorded order; what was not recorded comes after, as it is."""
+        """What is left of batches in a recorded order; what was not recorded comes after.
+
+        Args:
+            batches: What the sampler yields, from ``first`` on.
+            first: The rank that it begins with.
+            script: The recorded order.
+            batch_size: Of the batches that come after it.
+        """
         known: dict[int, Any] = {}
-        num_read = 0
+        num_read = first
+        left_of = self._left_of(batches, first)
         for ranks in script.batches:
             while num_read <= int(ranks.max()):
-                keys = next(batches, None)
-                if keys is None:
+                read = next(left_of, None)
+                if read is None:
                     raise missing_position(int(ranks.max()), num_read)
-                self._pass.progress.read(plain(keys))
-                known.update(enumerate(keys, num_read))
-                num_read += len(keys)
-            yield ranks, [known.pop(rank) for rank in ranks.tolist()]
-        for keys in batches:
-            known.update(enumerate(keys, num_read))
-            num_read += len(keys)
+                num_read, left = read
+                known.update(left)
+            mine = [rank for rank in ranks.tolist() if rank in known]
+            if mine:
+                yield _columns([(rank, known.pop(rank)) for rank in mine])
+        for _, left in left_of:
+            known.update(left)
         rest = sorted(known.items(), key=lambda one: one[0])
         for at in range(0, len(rest), batch_size):
             if len(rest) - at >= batch_size or not self._drop_last:
