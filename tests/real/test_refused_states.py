@@ -71,6 +71,18 @@ def test_parts_of_batches_cannot_go_on_in_strict_order() -> None:
         make("shuffle", order="strict").load_state_dict(state)
 
 
+def test_a_part_of_a_batch_that_ends_where_the_dataset_does_is_one() -> None:
+    sampler = list(range(NUM_SAMPLES)) * 2
+    loader = make("sequential", sampler=sampler, order="ready", num_workers=1, timeout=10)
+    iterator = iter(loader)
+    next(iterator)
+    state = copy.deepcopy(loader.state_dict())
+    del iterator
+    state["pass"]["progress"]["ranges"] = [(0, NUM_SAMPLES)]
+    with pytest.raises(StateError, match="order='ready'"):
+        make("sequential", sampler=sampler, order="strict").load_state_dict(state)
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_sampler_that_yields_something_else_is_refused(num_workers: int) -> None:
     class Unseeded(Sampler[int]):

@@ -244,3 +244,29 @@ def test_a_replacement_sampler_repeats_indices_and_each_position_comes_once() ->
     second = build()
     second.load_state_dict(state)
     assert sorted(before + rows_of(second)) == whole
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_an_epoch_that_was_set_after_loading_holds(persistent: bool) -> None:
+    def build() -> DataLoader[Any]:
+        return make("distributed", order="strict", num_workers=1, persistent_workers=persistent)
+
+    first, second = build(), build()
+    rows_of(first)
+    state = first.state_dict()
+    for loader in (first, second):
+        if loader is second:
+            loader.load_state_dict(state)
+        loader.sampler.set_epoch(1)  # type: ignore[attr-defined]
+    assert [row[0] for row in rows_of(second)] == [row[0] for row in rows_of(first)]
+    stop(first)
+    stop(second)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_the_last_smaller_batch_is_the_samplers(num_workers: int) -> None:
+    first = make("subset", order="ready", num_workers=1)
+    before = rows_of(itertools.islice(first, 10))  # 37 samples of a dataset of 50
+    second = make("subset", order="strict", num_workers=num_workers)
+    second.load_state_dict(first.state_dict())
+    assert len(before + rows_of(second)) == 37

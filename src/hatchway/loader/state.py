@@ -106,8 +106,9 @@ class PassBook:
             _restore(loader, begun_by, with_global=True)
         else:
             # It begins here, with the base seed of those before: that drawn just now is
-            # given back.
-            begun_by = {**saved["begun_by"], "global": begun_by["global"]}
+            # given back. What was set after loading, by set_epoch() say, holds.
+            drew = saved["begun_by"]["draws_base_seed"]
+            begun_by = {**begun_by, "draws_base_seed": drew}
             _restore(loader, begun_by, with_global=True)
         iterator._base_seed = saved["base_seed"]
         iterator._sampler_iter = iter(iterator._index_sampler)
@@ -208,12 +209,8 @@ def _as_plain(one: Pass) -> dict[str, Any]:
 def _traits(loader: Any) -> dict[str, Any]:
     """What must be the same where a state is loaded."""
     sampler = loader.batch_sampler if has_own_batches(loader) else loader.sampler
-    try:
-        num_samples = len(loader.dataset)
-    except (TypeError, NotImplementedError):
-        num_samples = None
     traits = {
-        "dataset length": num_samples,
+        "dataset length": _length_of(loader.dataset),
         "batch_size": loader.batch_size,
         "drop_last": loader.drop_last,
         "seeding": loader.seeding,
@@ -224,6 +221,13 @@ def _traits(loader: Any) -> dict[str, Any]:
         if hasattr(sampler, name) and hasattr(sampler, "set_epoch"):
             traits[f"sampler's {name}"] = getattr(sampler, name)
     return {**traits, "makes batches freely": _makes_batches_freely(loader)}
+
+
+def _length_of(sized: Any) -> int | None:
+    try:
+        return len(sized)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def _makes_batches_freely(loader: Any) -> bool:
@@ -257,7 +261,7 @@ def _check(loader: Any, state: Any) -> None:
             )
     progress = (state["pass"] or {}).get("progress")
     if progress is not None and was_free and not is_free:
-        size, total = loader.batch_size, own["dataset length"]
+        size, total = loader.batch_size, _length_of(loader.sampler)
         edges = {edge for one in progress["ranges"] for edge in one}
         if any(edge % size and edge != total for edge in edges):
             raise StateError(
