@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -58,6 +59,79 @@ def test_garbage_is_refused(spoil: Any, said: str) -> None:
     loader = make("shuffle")
     with pytest.raises(StateError, match=said):
         loader.load_state_dict(spoil(loader.state_dict()))
+
+
+_JUNK: list[Any] = [None, -1, 2**70, 1.5, "x", b"abc", [], [[3, 1]], [[0, 10**12]], {"a": 1}]
+
+
+def _parts(state: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of each part of a state."""
+    yield path
+    if isinstance(state, dict):
+        for name in state:
+            yield from _parts(state[name], (*path, name))
+    elif isinstance(state, list | tuple):
+        for at in range(min(2, len(state))):
+            yield from _parts(state[at], (*path, at))
+
+
+def _with(state: Any, path: tuple[Any, ...], value: Any) -> Any:
+    if not path:
+        return value
+    changed = dict(state) if isinstance(state, dict) else list(state)
+    changed[path[0]] = _with(state[path[0]], path[1:], value)
+    return changed
+
+
+@pytest.mark.parametrize("replays", [False, True])
+def test_a_state_with_a_damaged_part_is_refused_or_usable(replays: bool) -> None:
+    made = {"order": "ready", "record_order": True}
+    loader = make("generator", num_workers=1, **made)
+    iterator = iter(loader)
+    next(iterator)
+    state = loader.state_dict()
+    del iterator
+    num_refused = 0
+    for path in _parts(state):
+        for junk in _JUNK:
+            spoilt = _with(state, path, junk)
+            other = make("generator", **made, replay=spoilt if replays and path else None)
+            before = other.generator.get_state()  # type: ignore[union-attr]
+            try:
+                if not replays:
+                    other.load_state_dict(spoilt)
+                iter(other)
+            except StateError:
+                num_refused += 1
+                if not replays and other._passes._loaded is None:
+                    assert torch.equal(other.generator.get_state(), before)  # type: ignore[union-attr]
+    assert num_refused > 100
+
+
+@pytest.mark.parametrize("doing", ["dataset", "sampler"])
+def test_nothing_is_changed_where_the_users_own_state_is_refused(doing: str) -> None:
+    class Refuses(Noisy):
+        def state_dict(self) -> dict[str, int]:
+            return {}
+
+        def load_state_dict(self, _: Any) -> None:
+            raise KeyError("level")
+
+    class RefusingSampler(list[int]):
+        state_dict, load_state_dict = Refuses.state_dict, Refuses.load_state_dict
+
+    dataset = Refuses() if doing == "dataset" else Noisy()
+    sampler = RefusingSampler(range(NUM_SAMPLES)) if doing == "sampler" else None
+
+    def build() -> DataLoader[Any]:
+        return DataLoader(dataset, BATCH, sampler=sampler, generator=seeded())
+
+    first, second = build(), build()
+    list(first)  # draws from its generator
+    before = second.generator.get_state()
+    with pytest.raises(StateError, match="could not be restored"):
+        second.load_state_dict(first.state_dict())
+    assert torch.equal(second.generator.get_state(), before)
 
 
 def test_parts_of_batches_cannot_go_on_in_strict_order() -> None:

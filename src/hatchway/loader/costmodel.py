@@ -130,10 +130,13 @@ class CostModel:
         if state["costs"] is None:
             return
         try:
-            steps = np.frombuffer(zlib.decompress(state["costs"]), np.uint8)
+            unpack = zlib.decompressobj()
+            steps = np.frombuffer(
+                unpack.decompress(state["costs"], self._num_indices + 1), np.uint8
+            )
         except zlib.error as error:
             raise StateError(f"the saved sample costs are damaged: {error}") from error
-        if len(steps) != self._num_indices:
+        if len(steps) != self._num_indices or not unpack.eof:
             raise StateError(
                 f"the saved sample costs are damaged: {len(steps)} of {self._num_indices}"
             )

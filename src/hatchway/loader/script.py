@@ -24,20 +24,38 @@ def encoded(batches: Iterable[NDArray[np.int64]]) -> list[list[int]]:
     return found
 
 
-def decoded(batches: Any) -> list[NDArray[np.int64]]:
+def decoded(
+    batches: Any, most_in_a_batch: int | None = None, most_missing: int | None = None
+) -> list[NDArray[np.int64]]:
     """The inverse of :func:`encoded`.
+
+    Args:
+        batches: What that returned.
+        most_in_a_batch: How many ranks a batch may hold; None for any number.
+        most_missing: How many ranks before the last may be in no batch.
 
     Raises:
         StateError: If that is not what ``batches`` is.
     """
     try:
         runs = [np.array(one, np.int64).reshape(-1, 2) for one in batches]
+        for one in runs:
+            # Ascending, and so without an overflow: the last end is the greatest number.
+            edges = one.ravel()
+            if not len(edges) or edges[0] < 0 or not (edges[1:] - edges[:-1] >= 0).all():
+                raise ValueError("a batch is empty, or not in the sampler's order")
+            if not (one[:, 1] > one[:, 0]).all():
+                raise ValueError("a batch holds an empty range")
+            if most_in_a_batch is not None and int((one[:, 1] - one[:, 0]).sum()) > most_in_a_batch:
+                raise ValueError(f"a batch holds more than {most_in_a_batch} positions")
         found = [np.concatenate([np.arange(begin, end) for begin, end in one]) for one in runs]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise StateError(f"the recorded order is damaged: {error}") from error
     every = np.sort(np.concatenate(found)) if found else np.empty(0, np.int64)
     if len(every) and (every[0] < 0 or not np.diff(every).all()):
         raise StateError("the recorded order is damaged: a position is negative, or comes twice")
+    if most_missing is not None and len(every) and int(every[-1]) + 1 - len(every) > most_missing:
+        raise StateError(f"the recorded order is damaged: it leaves out more than {most_missing}")
     return found
 
 

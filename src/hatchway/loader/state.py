@@ -12,7 +12,7 @@ import copy
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from hatchway.loader.errors import StateError
 from hatchway.loader.options import has_own_batches, resolve_order
 from hatchway.loader.progress import Progress
 from hatchway.loader.script import Script, decoded, encoded
+from hatchway.loader.stateform import check_form
 
 VERSION = 1
 
@@ -167,8 +168,9 @@ class PassBook:
                 "replay= needs a loader that makes batches freely: order='ready', and no "
                 "batch_sampler of your own"
             )
+        with _all_or_nothing(loader):
+            _restore(loader, order["begun_by"], with_global=False)
         self._script = Script(decoded(order["record"]))
-        _restore(loader, order["begun_by"], with_global=False)
         progress = {"ranges": [], "num_homes": 0, "digest": 0}
         if self._saved_pass() is None:  # otherwise that pass goes on, in the recorded order
             self._loaded = {**state, "pass": {**order, "progress": progress, "record": None}}
@@ -178,10 +180,12 @@ class PassBook:
         """Have the next pass go on from ``state``; see ``DataLoader.load_state_dict``."""
         _check(loader, state)
         saved = state["pass"]
+        copy.deepcopy(loader.costs).load_state_dict(state["costs"])  # or raise
+        with _all_or_nothing(loader):
+            _restore(loader, state["beginning"] or saved["begun_by"], with_global=False)
+            if state["dataset"] is not None:
+                loader.dataset.load_state_dict(state["dataset"])
         loader.costs.load_state_dict(state["costs"])
-        _restore(loader, state["beginning"] or saved["begun_by"], with_global=False)
-        if state["dataset"] is not None:
-            loader.dataset.load_state_dict(state["dataset"])
         self._loaded = copy.deepcopy(state)
         self.present = None
         if _is_iterable(loader.dataset):
@@ -189,6 +193,20 @@ class PassBook:
                 "the position in an IterableDataset is not saved: the next pass begins anew",
                 stacklevel=3,
             )
+
+
+@contextmanager
+def _all_or_nothing(loader: Any) -> Iterator[None]:
+    """Generators and samplers are as before if a part of a state cannot be restored."""
+    before = _beginning(loader)
+    try:
+        yield
+    except Exception as error:
+        with suppress(Exception):  # a sampler of the user's that refused may refuse again
+            _restore(loader, before, with_global=False)
+        if isinstance(error, StateError):
+            raise
+        raise StateError(f"the state could not be restored: {error!r}") from error
 
 
 def _as_plain(one: Pass) -> dict[str, Any]:
@@ -243,7 +261,7 @@ def _check(loader: Any, state: Any) -> None:
     """
     if not isinstance(state, dict) or "version" not in state:
         raise StateError(f"not a state of a hatchway.DataLoader: {str(state)[:80]!r}")
-    if state["version"] != VERSION:
+    if type(state["version"]) is not int or state["version"] != VERSION:
         raise StateError(
             f"the state has version {state['version']}, this Hatchway reads version {VERSION}; "
             "load it with the Hatchway that saved it"
@@ -251,6 +269,7 @@ def _check(loader: Any, state: Any) -> None:
     missing = {"loader", "pass", "beginning", "dataset", "costs"} - set(state)
     if missing:
         raise StateError(f"the state is damaged: it lacks {', '.join(sorted(missing))}")
+    check_form(state, loader.batch_size)
     saved, own = dict(state["loader"]), _traits(loader)
     was_free, is_free = saved.pop("makes batches freely"), own.pop("makes batches freely")
     for name in sorted({*saved, *own}):
