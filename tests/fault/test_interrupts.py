@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from hatchway import DataLoader
 from hatchway.loader import BufferFullError, pool
+from hatchway.loader.inbox import Inbox
 from hatchway.loader.retirement import Retirement
 
 pytestmark = pytest.mark.fault
@@ -62,6 +63,26 @@ def test_a_caught_interrupt_ends_the_pass_and_says_so(
         with pytest.raises(RuntimeError, match="KeyboardInterrupt interrupted this pass"):
             next(iterator)
     assert len(list(loader)) == 6
+
+
+@pytest.mark.parametrize("order", ["strict", "ready"])
+@pytest.mark.parametrize("place", [(Retirement, "consume"), (Inbox, "open")])
+def test_a_batch_that_did_not_arrive_is_not_delivered_by_the_state(
+    place: tuple[type, str], order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = DataLoader(Numbers(), 4, num_workers=2, order=order, timeout=30)
+    iterator = iter(loader)
+    came = torch.cat([next(iterator), next(iterator)]).tolist()
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(*place, interrupted)
+        next(iterator)
+    state = loader.state_dict()
+    loader.load_state_dict(state)
+    assert sorted(came + torch.cat(list(loader)).tolist()) == list(range(NUM_SAMPLES))
 
 
 def test_persistent_workers_are_started_anew_after_an_interrupt(

@@ -61,6 +61,27 @@ def test_a_pass_that_was_saved_after_its_recorded_part_goes_on(num_workers: int)
     assert sorted(row[0] for row in found) == list(range(NUM_SAMPLES))
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_taken", [0, 4])
+def test_a_script_that_is_started_again_replays_once(num_workers: int, num_taken: int) -> None:
+    batches, state = _recorded(num_workers=2)
+
+    def build() -> DataLoader[Any]:
+        return make("generator", order="ready", num_workers=num_workers, replay=state)
+
+    whole = build()
+    assert [rows_of([batch]) for batch in whole] == batches
+    second_pass = sorted(rows_of(whole))
+    before = build()
+    restarted = build()
+    restarted.load_state_dict(before.state_dict())  # nothing was replayed yet
+    assert [rows_of([batch]) for batch in restarted] == batches
+    seen = rows_of(itertools.islice(restarted, num_taken))
+    again = build()
+    again.load_state_dict(restarted.state_dict())
+    assert sorted(seen + rows_of(again)) == second_pass
+
+
 def test_a_pass_that_was_saved_in_the_middle_is_recorded_whole() -> None:
     first = make("generator", order="ready", num_workers=2, record_order=True)
     batches = [rows_of([batch]) for batch in itertools.islice(first, 5)]

@@ -75,7 +75,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         record_order: Whether the order of each pass is recorded and part of
             :meth:`state_dict`.
         replay: Such a state, or the path of a file that ``torch.save`` wrote it to: the
-            first pass has the order and the contents of the recorded one.
+            first pass has the order and the contents of the recorded one. A state that is
+            loaded beside it says whether that pass is over.
         seeding: ``"position"``: before each sample Python's, NumPy's and torch's
             global generators are set from (base seed, epoch, position).
             ``"torch"``: once a worker, as torch does.
@@ -132,7 +133,6 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self.seeding = seeding
         self._costs: CostModel | None = None
         self._passes = PassBook()
-        self._has_replayed = False
         self._statistics = StatisticsBox()
         super().__init__(
             dataset,
@@ -208,9 +208,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def __iter__(self) -> Any:
         if not getattr(self._iterator, "is_open", True):
             self._iterator = None  # persistent workers that an exception ended
-        if self.replay is not None and not self._has_replayed:
+        if self.replay is not None and not self._passes.has_replayed:
             self._passes.replay(self, self.replay)
-            self._has_replayed = True
         is_new = self._iterator is None or not self.persistent_workers
         with self._passes.entering(self, draws_base_seed=is_new):
             return super().__iter__()

@@ -231,6 +231,9 @@ class ParallelIterator(_BaseDataLoaderIter):
                 num_samples = 0 if isinstance(batch, Failure) else len(delivered.positions)
                 meter.num_copied_batches = self._inbox.num_copied
             meter.answered(asked, num_samples)
+            ranks = self._plan.arrived()
+            if self._pass.record is not None and ranks is not None:
+                self._pass.record.append(ranks)
             self._is_handing_over = False
         except BaseException as error:
             meter.answered(asked, 0)
@@ -252,8 +255,6 @@ class ParallelIterator(_BaseDataLoaderIter):
         """Learn from the times and the order of a batch's samples."""
         positions = delivered.positions
         board = self._board
-        if self._pass.record is not None:
-            self._pass.record.append(positions - board.head[Head.EPOCH_START])
         seconds = board.run_at(board.seconds, positions)
         self._times.observe(seconds)
         self._tell_cut()
@@ -269,6 +270,7 @@ class ParallelIterator(_BaseDataLoaderIter):
         """Close the iterator if ``error``, a Ctrl-C say, came where a batch may be lost by it."""
         if self._is_handing_over:
             self._broken_by = type(error).__name__
+            self._plan.take_back()
             self._shutdown_workers()
 
     def _tell_cut(self) -> None:

@@ -58,6 +58,7 @@ class Plan:
         self._single = single
         self._foresight = foresight
         self._script: Script | None = None
+        self._in_hand: NDArray[np.int64] | None = None
         self.has_plain_indices = True
         self.progress = Progress()
         self._sampler: Iterator[Any] = iter(())
@@ -302,7 +303,19 @@ class Plan:
         """The training loop took a batch of these samples."""
         self._num_batches += 1
         self._num_delivered += len(positions)
-        self.progress.deliver(positions - self._board.head[Head.EPOCH_START])
+        self._in_hand = positions - self._board.head[Head.EPOCH_START]
+        self.progress.deliver(self._in_hand)
+
+    def arrived(self) -> NDArray[np.int64] | None:
+        """The batch that was delivered last is the caller's, or its failure; its ranks."""
+        ranks, self._in_hand = self._in_hand, None
+        return ranks
+
+    def take_back(self) -> None:
+        """What was delivered and did not arrive, since Ctrl-C came between, is left to be done."""
+        if self._in_hand is not None:
+            self.progress.take_back(self._in_hand)
+            self._in_hand = None
 
     def work_left(self) -> int:
         """How many pieces of work wait for a worker. Holds the lock."""

@@ -71,6 +71,10 @@ class Progress:
         self._missing.difference_update(ranks.tolist())
         self._end = end
 
+    def take_back(self, ranks: NDArray[np.int64]) -> None:
+        """Note that these ranks, delivered last, did not arrive."""
+        self._missing.update(ranks.tolist())
+
     def delivered_of(self, first: int, count: int) -> NDArray[np.int64]:
         """Those of the ranks [first, first + count) that were delivered."""
         ranks = range(first, min(first + count, self._end))

@@ -66,6 +66,7 @@ class PassBook:
         self._loaded: dict[str, Any] | None = None
         self._begun_by: dict[str, Any] | None = None
         self._script: Script | None = None
+        self.has_replayed = False  # what ``replay=`` says has begun, or is over
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PassBook, ()
@@ -150,10 +151,28 @@ class PassBook:
             "dataset": _own_state(loader.dataset),
             "costs": loader.costs.state_dict(),
             "order": None if present is None or present.record is None else _as_plain(present),
+            "replay": self._replay_stands(loader),
         }
+
+    def _replay_stands(self, loader: Any) -> str | None:
+        present = self.present
+        if loader.replay is not None and not self.has_replayed:
+            return "due"
+        is_now = present is not None and not present.is_over and present.script is not None
+        return "now" if is_now else None
 
     def replay(self, loader: Any, source: Any) -> None:
         """Have the next pass be the recorded one, in its order; see ``DataLoader``."""
+        state, order = self._recorded(loader, source)
+        with _all_or_nothing(loader):
+            _restore(loader, order["begun_by"], with_global=False)
+        self._script, self.has_replayed = Script(decoded(order["record"])), True
+        progress = {"ranges": [], "num_homes": 0, "digest": 0}
+        self._loaded = {**state, "pass": {**order, "progress": progress, "record": None}}
+        self.present = None
+
+    def _recorded(self, loader: Any, source: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A state with a recorded order, and that."""
         state = source
         if isinstance(source, str | os.PathLike):
             state = torch.load(source, weights_only=True)
@@ -168,25 +187,23 @@ class PassBook:
                 "replay= needs a loader that makes batches freely: order='ready', and no "
                 "batch_sampler of your own"
             )
-        with _all_or_nothing(loader):
-            _restore(loader, order["begun_by"], with_global=False)
-        self._script = Script(decoded(order["record"]))
-        progress = {"ranges": [], "num_homes": 0, "digest": 0}
-        if self._saved_pass() is None:  # otherwise that pass goes on, in the recorded order
-            self._loaded = {**state, "pass": {**order, "progress": progress, "record": None}}
-        self.present = None
+        return state, order
 
     def load(self, loader: Any, state: Any) -> None:
         """Have the next pass go on from ``state``; see ``DataLoader.load_state_dict``."""
         _check(loader, state)
-        saved = state["pass"]
+        saved, replay = state["pass"], state.get("replay")
+        script = None
+        if replay == "now" and loader.replay is not None:
+            script = Script(decoded(self._recorded(loader, loader.replay)[1]["record"]))
         copy.deepcopy(loader.costs).load_state_dict(state["costs"])  # or raise
         with _all_or_nothing(loader):
             _restore(loader, state["beginning"] or saved["begun_by"], with_global=False)
             if state["dataset"] is not None:
                 loader.dataset.load_state_dict(state["dataset"])
         loader.costs.load_state_dict(state["costs"])
-        self._loaded = copy.deepcopy(state)
+        self._loaded, self._script = copy.deepcopy(state), script
+        self.has_replayed = replay != "due"
         self.present = None
         if _is_iterable(loader.dataset):
             warnings.warn(

@@ -41,6 +41,7 @@ def check_form(state: dict[str, Any], batch_size: int | None) -> None:
     if order is not None:
         _check_pass(order, "order", most)
         _must(order["record"] is not None, "order")
+    _must(state.get("replay") in (None, "due", "now"), "replay")
     costs = _mapping(state["costs"], "costs", {"num_indices", "costs"})
     _whole(costs["num_indices"], "costs", _MOST)
     if costs["costs"] is not None:
