@@ -19,7 +19,7 @@ from typing import Any
 from unittest import mock
 
 import hatchway.loader
-from hatchway.loader import admission, lease, native, rescue, worker
+from hatchway.loader import lease, native, rescue, worker
 from hatchway.loader.board import Board, BoardShape
 from hatchway.loader.commons import Commons, CommonsConfig, Visit
 from hatchway.loader.delivery import Delivery
@@ -300,9 +300,7 @@ class Crew:
         self.pool = SimulatedPool(self)
         self.pool.start = self.start
         clock = SimpleNamespace(monotonic=lambda: self.now_s)
-        self._patches = [
-            mock.patch.object(module, "time", clock) for module in (admission, rescue, worker)
-        ]
+        self._patches = [mock.patch.object(module, "time", clock) for module in (rescue, worker)]
         if pure:
             self._patches.append(mock.patch.object(native, "MODULE", None))
         for patch in self._patches:

@@ -65,7 +65,7 @@ class Twins:
                 assert not (is_held_back and head[Head.WAITING] == Waiting.BATCH)
             assert not (head[Head.WAITING] and delivery.is_ready())
             assert not delivery.has_to_collate()
-            assert admission.has_seat()
+            assert admission.has_seat(now_s)
             claim = admission.claim(want)
             assert claim is not None
             board.running.cells[worker] = Running.SAMPLE

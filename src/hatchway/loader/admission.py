@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -61,13 +60,13 @@ class Admission:
             return True
         return bool(heap.used_bytes() - head[Head.HELD] + needed < most_bytes)
 
-    def has_seat(self) -> bool:
+    def has_seat(self, now_s: float) -> bool:
         """Whether the fast lane has room: slow samples give up their worker's seat."""
         board, head = self._board, self._board.head
         self.look_again_s = None
         if head[Head.NUM_PROCESSES] <= head[Head.NUM_SEATS]:
             return True
-        since = time.monotonic() - board.started.array
+        since = now_s - board.started.array
         running = board.running.array == Running.SAMPLE
         running[self._worker_id] = False
         fast = running & (since <= board.cut_s[0])
@@ -78,14 +77,13 @@ class Admission:
             self.look_again_s = max(0.001, float(board.cut_s[0] - since[fast].max()))
         return False
 
-    def free_stuck_chunks(self) -> None:
+    def free_stuck_chunks(self, now_s: float) -> None:
         """Take back what waits behind a slow sample in another worker's chunk."""
         board = self._board
-        now = time.monotonic()
         for worker, span in enumerate(board.span.cells):
             if (span >> 32) >= (span & 0xFFFFFFFF) or worker == self._worker_id:
                 continue
-            if now - board.started.cells[worker] > VISIT_S:
+            if now_s - board.started.cells[worker] > VISIT_S:
                 begin, end = self.spans.steal(worker)
                 if end > begin:
                     first = board.chunk_first.cells[worker] + begin

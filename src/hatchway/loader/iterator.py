@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import _utils
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
+from hatchway.loader.background import LOOK_S, look_after_s
 from hatchway.loader.board import Head, Running, Waiting
 from hatchway.loader.commons import Commons
 from hatchway.loader.cost import SampleTimes
@@ -30,10 +31,6 @@ from hatchway.loader.statistics import LoaderStatistics, Meter
 from hatchway.loader.task import WorkerTask
 from hatchway.loader.upcoming import OrderForecast
 
-# While the loop waits it looks at the workers this often at most: where a batch
-# waits for a sample to become slow, and to see whether slow samples hold nearly all.
-_SHORTEST_LOOK_S = 0.005
-_LOOK_S = 0.05
 # A worker's sentinel stays quiet while a process that it forked lives: look by oneself.
 _LONGEST_LOOK_S = 1.0
 _BROKEN = (
@@ -302,7 +299,7 @@ class ParallelIterator(_BaseDataLoaderIter):
                 self._pool.wake(plan.work_left())
                 commons.wake_for_memory()
             if delivered is not None:
-                if asked - self._helped > _LOOK_S:
+                if asked - self._helped > LOOK_S:
                     self._help()  # what is slow now may hold all workers in the loop's step
                 return delivered
             if not plan.draw(None):
@@ -325,7 +322,7 @@ class ParallelIterator(_BaseDataLoaderIter):
         bell = self._commons.bell
         look_s = None
         if self._order == "ready":
-            look_s = max(_SHORTEST_LOOK_S if holds_back else _LOOK_S, self._times.cut_s())
+            look_s = look_after_s(self._times.cut_s(), holds_back=holds_back)
         self._is_handing_over = False
         if self._timeout > 0:
             left_s = asked + self._timeout - time.monotonic()

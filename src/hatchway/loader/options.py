@@ -18,11 +18,10 @@ from hatchway.loader.cost import SLOW_QUANTILE
 from hatchway.loader.costmodel import CostModel
 from hatchway.loader.heap import ADDRESSES_PER_BYTE
 from hatchway.loader.machine import available_address_bytes, available_memory_bytes
+from hatchway.loader.window import window_batches
 
 _LEAST_BUFFER_BYTES = 1 << 20
 _DEFAULT_LEAST_BUFFER_BYTES = 64 << 20
-_DEFAULT_PREFETCH_FACTOR = 2
-_LEAST_LOOKAHEAD = 64
 
 
 @dataclass(frozen=True)
@@ -140,16 +139,9 @@ def resolve_order(loader: Any) -> Literal["strict", "ready"]:
 
 
 def lookahead_batches(loader: Any) -> int:
-    """How many batches may be under way or finished before they are asked for.
-
-    ``prefetch_factor`` for each worker, as in torch, but at least two; and at
-    its default of 2 at least 64 samples, which small batches need to ride out a
-    run of slow ones. The buffer's bound in bytes holds in any case.
-    """
-    batches: int = max(2, loader.prefetch_factor * loader.num_workers)
-    if loader.prefetch_factor == _DEFAULT_PREFETCH_FACTOR and not has_own_batches(loader):
-        batches = max(batches, -(-_LEAST_LOOKAHEAD // (loader.batch_size or 1)))
-    return batches
+    """How many batches may be under way or finished before they are asked for."""
+    batch_size = None if has_own_batches(loader) else loader.batch_size or 1
+    return window_batches(loader.num_workers, loader.prefetch_factor, batch_size)
 
 
 def has_own_batches(loader: Any) -> bool:

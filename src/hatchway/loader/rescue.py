@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
-
 from hatchway.loader import payload
-from hatchway.loader.board import Head, Kind, Running
+from hatchway.loader.background import WORTH_A_FORK_S, WORTH_A_SPAWN_S, too_many_slow
+from hatchway.loader.board import Kind, Running
 from hatchway.loader.commons import Commons
 from hatchway.loader.errors import WorkerDiedError
 from hatchway.loader.failure import collating, death_of, describe_exit
@@ -17,13 +16,6 @@ from hatchway.loader.schedule import Reclaimed
 from hatchway.loader.statistics import Meter
 
 _TRIES = 2
-# Starting a process costs 10 to 20 ms by fork and more than a second otherwise: no
-# sample that is shorter is worth one.
-_WORTH_A_FORK_S = 0.05
-_WORTH_A_SPAWN_S = 2.0
-# Where the workers compute on every core already, one more only divides the cores
-# anew; it is worth that when samples are so slow that the loop would starve.
-_WORTH_SHARING_S = 1.0
 
 
 class Rescue:
@@ -124,20 +116,16 @@ class Rescue:
                 self.meter.num_background_workers += 1
 
     def _too_many_slow(self, num_seats: int) -> bool:
-        board = self._board
-        now = time.monotonic()
-        started = board.started.array.copy()  # workers write it meanwhile
-        running = (board.running.array == Running.SAMPLE) & (board.alive.array == 1)
-        since = now - started[running & (started > 0)]  # between two samples it is 0
-        slow_s = max(board.cut_s[0], _WORTH_A_FORK_S if self._pool.forks else _WORTH_A_SPAWN_S)
-        num_workers = max(num_seats, self._pool.size)
-        if np.count_nonzero(since > slow_s) < max(1, num_workers - 1):
-            return False
-        if board.head[Head.EXHAUSTED] and not self._commons.schedule.has_work():
-            return False
-        if self._pool.num_computing() < self._num_cores:
-            return True
-        return bool(np.count_nonzero(since > _WORTH_SHARING_S) == num_workers)
+        return too_many_slow(
+            self._board,
+            has_work=self._commons.schedule.has_work(),
+            num_seats=num_seats,
+            num_workers=self._pool.size,
+            now_s=time.monotonic(),
+            worth_a_start_s=WORTH_A_FORK_S if self._pool.forks else WORTH_A_SPAWN_S,
+            num_computing=self._pool.num_computing,
+            num_cores=self._num_cores,
+        )
 
     def describe_running(self) -> str:
         """What the workers are doing, in words."""

@@ -15,17 +15,13 @@ from torch.utils.data._utils.collate import (
     default_collate_fn_map,
 )
 
-from hatchway.loader.board import BoardShape, power_of_two
 from hatchway.loader.commons import CommonsConfig
 from hatchway.loader.options import default_buffer_bytes, has_own_batches, lookahead_batches
 from hatchway.loader.rules import DeliveryRules
 from hatchway.loader.script import Script
+from hatchway.loader.window import DEPTH, board_shape
 
-# Batches that are put together before they are asked for, where their content
-# is free: one for the training loop and one that a worker is collating.
-DEPTH = 2
 _MOST_AHEAD = 1 << 16
-_MOST_BLOCKS = 1 << 20
 
 
 def commons_config(
@@ -42,20 +38,14 @@ def commons_config(
     """
     window = lookahead_batches(loader)
     batch_size = loader.batch_size or 1
-    if has_own_batches(loader):
-        # Its batches may have any size, and their sizes are not known.
-        positions = _MOST_AHEAD
-    else:
-        ahead = 0 if script is None else 2 * (script.most_ahead + batch_size)
-        positions = power_of_two(max(1024, 4 * window * batch_size, ahead))
-    rings = power_of_two(2 * (window + 2) + positions // max(1, batch_size) * free)
-    shape = BoardShape(
-        positions=positions,
-        homes=rings,
-        outgoing=power_of_two(2 * DEPTH + 4) if free else rings,
-        members=batch_size if free else 1,
-        workers=num_workers,
-        blocks=min(_MOST_BLOCKS, max(1024, 2 * positions)),
+    shape = board_shape(
+        window,
+        batch_size,
+        free=free,
+        num_workers=num_workers,
+        # The batches of the user's sampler may have any size, and their sizes are not known.
+        num_positions=_MOST_AHEAD if has_own_batches(loader) else None,
+        most_ahead=0 if script is None else script.most_ahead,
     )
     rules = DeliveryRules(
         fixed=not free,

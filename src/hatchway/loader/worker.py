@@ -112,7 +112,7 @@ class Worker:
             if out >= 0:
                 work = out
                 board.running.cells[me] = Running.COLLATE
-            elif self._admission.has_seat():
+            elif self._admission.has_seat(time.monotonic()):
                 work = self._claim()
             if work is None:
                 board.running.cells[me] = Running.NOTHING
@@ -145,7 +145,7 @@ class Worker:
         want = 1
         if self._samples.spans is not None:
             want = self._samples.want()
-            admission.free_stuck_chunks()
+            admission.free_stuck_chunks(time.monotonic())
         claim = admission.claim(want)
         if claim is None:
             if self._samples.spans is not None and admission.chunks_wait():
