@@ -1,0 +1,213 @@
+"""Hatchway's loader of one device: the real decisions, on a clock of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hatchway.loader.background import LOOK_S, WORTH_A_FORK_S, look_after_s, too_many_slow
+from hatchway.loader.board import Head, Running, Waiting
+from hatchway.loader.cost import SLOW_QUANTILE, SampleTimes
+from hatchway.loader.costmodel import CostModel
+from hatchway.loader.delivery import Delivered
+from hatchway.loader.foresight import Foresight
+from hatchway.loader.plan import Plan
+from hatchway.loader.rules import DeliveryRules
+from hatchway.loader.simulator.clock import Cores, Event, Timeline
+from hatchway.loader.simulator.commons import simulated_commons
+from hatchway.loader.simulator.crew import SimulatedWorker
+from hatchway.loader.simulator.device import Give
+from hatchway.loader.simulator.setting import Setting
+from hatchway.loader.window import DEPTH, board_shape, window_batches
+
+
+class HatchwayLoader:
+    """The training process's side; see ``ParallelIterator`` for the live one.
+
+    Args:
+        timeline: The clock.
+        cores: What samples run on.
+        setting: The job.
+        rank: Of the device.
+        times_s: Seconds of each sample, by the dataset's index.
+        order: The device's samples.
+        model: What samples cost, from epoch to epoch.
+        is_free: Whether batches are made of what is finished (``order="ready"``).
+
+    Attributes:
+        num_background_workers: How many workers were started beyond the device's share.
+    """
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        cores: Cores,
+        setting: Setting,
+        rank: int,
+        times_s: Sequence[float],
+        order: NDArray[np.int64],
+        model: CostModel,
+        *,
+        is_free: bool,
+    ) -> None:
+        self.num_background_workers = 0
+        self._timeline = timeline
+        self._cores = cores
+        self._costs = setting.costs
+        self._times_s = times_s
+        self._batches = _batches(order.tolist(), setting.batch_size)
+        self._is_free = is_free
+        self._num_seats = setting.workers_of(rank)
+        extra = setting.max_background_workers
+        self._most = self._num_seats
+        if is_free:
+            self._most += self._num_seats if extra is None else extra
+        self._workers: dict[int, SimulatedWorker] = {}
+        size = setting.batch_size
+        window = window_batches(self._num_seats, setting.prefetch_factor, size)
+        rules = DeliveryRules(
+            fixed=not is_free,
+            in_order=not is_free,
+            batch_size=size,
+            drop_last=False,
+            depth=DEPTH,
+            rows_are_batch=True,
+            max_displacement=setting.max_displacement if is_free else None,
+        )
+        shape = board_shape(window, size, free=is_free, num_workers=self._most)
+        self._commons = simulated_commons(shape, rules, self._num_seats)
+        self._commons.bell.on_ring = self._wake  # type: ignore[attr-defined]
+        self._board = self._commons.board
+        self._sample_times = SampleTimes(SLOW_QUANTILE, is_quantile=True)
+        self._tell_cut()
+        self._foresight = Foresight(model, self._num_seats)
+        self._plan = Plan(
+            self._commons,
+            window=window,
+            batch_size=size if is_free else None,
+            single=False,
+            foresight=self._foresight,
+        )
+        self._give: Give | None = None
+        self._asked_s = self._helped_s = 0.0
+        self._nap: Event | None = None
+
+    def begin(self) -> None:
+        """Plan the first samples, and start the workers one after the other."""
+        self._foresight.begin()
+        self._plan.begin(self._batches)
+        self._plan.draw(None)
+        self._plan.publish()
+        for worker_id in range(self._num_seats):
+            self._start(worker_id, (worker_id + 1) * self._costs.fork_s)
+
+    def ask(self, give: Give) -> None:
+        """Wait for the next batch."""
+        self._give = give
+        self._asked_s = self._timeline.now_s
+        self._plan.draw(1)
+        self._look()
+
+    def _look(self) -> None:
+        """One look at the board by the training loop, which waits for a batch."""
+        plan, delivery, head = self._plan, self._commons.delivery, self._board.head
+        while True:
+            now_s = self._timeline.now_s
+            plan.publish()
+            holds_back = self._is_free and delivery.compose(now_s=now_s)
+            taken = delivery.take()
+            if taken is not None:
+                plan.delivered(taken.positions)
+                if self._is_free:
+                    delivery.compose(now_s=now_s)
+                head[Head.WAITING] = Waiting.NOTHING
+            else:
+                head[Head.WAITING] = Waiting.BATCH_OR_SLOW if holds_back else Waiting.BATCH
+            self._wake_workers(plan.work_left())
+            if taken is not None:
+                self._hand_over(taken)
+                return
+            if not plan.draw(None):
+                break
+        after_s = look_after_s(self._sample_times.cut_s(), holds_back=bool(holds_back))
+        self._nap = self._timeline.after(after_s, self._look_up)
+
+    def _look_up(self) -> None:
+        """Nobody rang for a while."""
+        self._nap = None
+        self._timeline.after(self._help(), self._look)
+
+    def _wake(self) -> None:
+        if self._nap is not None:
+            self._nap.cancel()
+            self._nap = None
+            self._timeline.after(0.0, self._look)
+
+    def _wake_workers(self, count: int) -> None:
+        board = self._board
+        for worker_id in self._workers:
+            if count <= 0:
+                return
+            if board.parked.cells[worker_id]:
+                board.parked.cells[worker_id] = 0
+                self._commons.worker_bells[worker_id].ring()
+                count -= 1
+
+    def _hand_over(self, taken: Delivered) -> None:
+        late_s = self._help() if self._asked_s - self._helped_s > LOOK_S else 0.0
+        board, positions = self._board, taken.positions
+        seconds = board.run_at(board.seconds, positions)
+        self._sample_times.observe(seconds)
+        self._tell_cut()
+        self._foresight.delivered(len(positions), self._timeline.now_s)
+        self._foresight.model.observe(board.run_at(board.key, positions), seconds)
+        self._commons.heap.release(taken.block)
+        give, self._give = self._give, None
+        assert give is not None
+        ranks = positions - board.head[Head.EPOCH_START]
+        self._timeline.after(late_s, lambda: give(ranks))
+
+    def _tell_cut(self) -> None:
+        self._board.cut_s[0] = self._sample_times.cut_s()
+        self._board.cut_s[1] = self._sample_times.patience_s()
+
+    def _help(self) -> float:
+        """Start a background worker if that pays; how long the loop is busy with it."""
+        if not self._is_free:
+            return 0.0
+        now_s = self._helped_s = self._timeline.now_s
+        if len(self._workers) >= self._most or not too_many_slow(
+            self._board,
+            has_work=self._commons.schedule.has_work(),
+            num_seats=self._num_seats,
+            num_workers=len(self._workers),
+            now_s=now_s,
+            worth_a_start_s=WORTH_A_FORK_S,
+            num_computing=self._num_computing,
+            num_cores=self._cores.num_cores or 1,
+        ):
+            return 0.0
+        self._start(len(self._workers), self._costs.fork_s)
+        self.num_background_workers += 1
+        return self._costs.fork_s
+
+    def _num_computing(self) -> int:
+        if self._cores.num_cores is None:
+            return 0  # samples wait
+        running = self._board.running.array
+        return int(np.count_nonzero((running == Running.SAMPLE) | (running == Running.COLLATE)))
+
+    def _start(self, worker_id: int, seconds: float) -> None:
+        worker = SimulatedWorker(
+            self._commons, worker_id, self._timeline, self._cores, self._times_s, self._costs
+        )
+        self._workers[worker_id] = worker
+        self._board.alive.cells[worker_id] = 1
+        self._board.head[Head.NUM_PROCESSES] = len(self._workers)
+        self._timeline.after(seconds + self._costs.boot_s, worker.start)
+
+
+def _batches(order: list[int], batch_size: int) -> Iterator[list[int]]:
+    return (order[at : at + batch_size] for at in range(0, len(order), batch_size))
