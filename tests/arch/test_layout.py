@@ -109,7 +109,9 @@ def test_only_the_loader_imports_torch_and_the_command_line_only_late() -> None:
         "hatchway.cli",
         "hatchway.cli.demo",
         "hatchway.cli.doctor",
+        "hatchway.cli.simulate.report",
         "hatchway.loader.machine",
+        "hatchway.loader.simulator",
     ],
 )
 def test_importing_it_does_not_import_torch(module: str) -> None:

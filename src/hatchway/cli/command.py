@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     doctor = commands.add_parser("doctor", help="what this machine can do, a line each")
     demo = commands.add_parser("demo", help="Hatchway beside stock torch, on this machine")
+    simulate = commands.add_parser("simulate", help="what loaders would do with recorded times")
 
     # Only the named subcommand is imported: the demo pulls in torch and plots.
     named = next((a for a in arguments if not a.startswith("-")), None)
@@ -43,6 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         demo_command.add_arguments(demo)
         return demo_command.run(parser.parse_args(arguments))
+    if named == "simulate":
+        from hatchway.cli import simulate as simulate_command
+
+        simulate_command.add_arguments(simulate)
+        return simulate_command.run(parser.parse_args(arguments))
     parser.parse_args(arguments)
     parser.print_help(sys.stderr)
     return 2
