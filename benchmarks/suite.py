@@ -89,7 +89,7 @@ def _run_workload(
     measure_limit(dataset, _warm_up(dataset), workload.num_workers)
     for repeat in range(options.repeats):
         order = list(shuffled(dataset, options.seed + repeat))
-        limit = _undisturbed_limit(dataset, order, workload.num_workers, options.patience_s)
+        limit = undisturbed_limit(dataset, order, workload.num_workers, options.patience_s)
         say(
             f"{workload.name} {repeat + 1}/{options.repeats}: the work alone {limit.work_s:.2f} s, "
             f"it had {limit.cpu_share:.0%} of its cores"
@@ -126,8 +126,8 @@ def _run_repeat(
     say(f" demand {at.demand:g}: limit {limit_s:.2f} s")
     seed = options.seed + repeat
     for place, loader in enumerate(rotated(options.loaders, repeat)):
-        once = partial(_run_loader, loader, workload, dataset, order, seed, step_s, limit_s)
-        run = _run_patiently(once, options.patience_s)
+        once = partial(run_loader, loader, workload, dataset, order, seed, step_s, limit_s)
+        run = run_patiently(once, options.patience_s)
         at.runs.append({"loader": loader, "repeat": repeat, "place": place, **run})
         say(f"  {loader}: {_one_line(run, limit_s)}")
 
@@ -155,7 +155,7 @@ def _plain(limit: Limit) -> dict[str, Any]:
     return {name: value for name, value in vars(limit).items() if name != "sample_s"}
 
 
-def _undisturbed_limit(
+def undisturbed_limit(
     dataset: IndexedDataset, order: Sequence[int], num_workers: int, patience_s: float
 ) -> Limit:
     """Measure the limit again where something else had the cores; the fastest counts.
@@ -185,7 +185,7 @@ def rotated(items: Sequence[T], by: int) -> list[T]:
     return [*items[shift:], *items[:shift]]
 
 
-def _run_patiently(run: Callable[[], dict[str, Any]], patience_s: float) -> dict[str, Any]:
+def run_patiently(run: Callable[[], dict[str, Any]], patience_s: float) -> dict[str, Any]:
     """Run until a run is undisturbed or failed; the least disturbed of three counts."""
     tries: list[dict[str, Any]] = []
     while True:
@@ -198,7 +198,7 @@ def _run_patiently(run: Callable[[], dict[str, Any]], patience_s: float) -> dict
             return {**least, "num_tries": len(tries)}
 
 
-def _run_loader(
+def run_loader(
     name: str,
     workload: Workload,
     dataset: IndexedDataset,
