@@ -63,9 +63,9 @@ class Report:
                 "share them yet."
             )
         lines.append(
-            "Limit: the work evenly split on the workers asked for, or the devices' steps. "
-            "Background workers are beyond those: Hatchway's as they were needed, MinatoLoader's "
-            "as many as front workers (our model; the paper leaves their number open)."
+            "Limit: the work evenly split on the workers asked for, or the devices' steps. Extra "
+            "workers are beyond those: Hatchway's as it starts them, MinatoLoader's as many as "
+            "front workers. MinatoLoader is our model of what is published."
         )
         return lines
 
