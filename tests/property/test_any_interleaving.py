@@ -112,6 +112,24 @@ def test_what_was_made_ahead_begins_the_next_epoch(
         epochs.close()
 
 
+def test_what_a_failure_left_is_not_overtaken_by_whole_batches_beyond_the_bound() -> None:
+    setting = Setting(
+        order="ready",
+        num_samples=8,
+        batch_size=2,
+        num_workers=1,
+        custom_collate=True,
+        failing=frozenset({0}),
+        max_displacement=0,
+    )
+    epochs = Epochs(setting)
+    try:
+        epochs.run_whole(2)
+        assert epochs.batches == [[1, 2], [3, 4], [5, 6], [7]]
+    finally:
+        epochs.close()
+
+
 class LoaderMachine(RuleBasedStateMachine):
     """Steps, deaths, naps, dropped batches and new epochs in any order."""
 

@@ -31,3 +31,11 @@ class DeliveryRules:
     rows_are_batch: bool
     max_displacement: int | None = None
     replays: bool = False
+
+    @property
+    def may_be_whole(self) -> bool:
+        """Whether a batch of the sampler's may be collated whole, to leave as it is.
+
+        Not where it could overtake what a failure left of the batch before it too far.
+        """
+        return not self.replays and self.max_displacement is None

@@ -121,7 +121,7 @@ class SampleRunner:
             board, head = self._board, self._board.head
             home = board.home.cells[head[Head.CURSOR] & board.mask] & board.home_mask
             count: int = board.home_count.cells[home]
-            may_be_whole = not self._commons.config.rules.replays
+            may_be_whole = self._commons.config.rules.may_be_whole
             if count > chunk and may_be_whole and self._batch_cost.fits(count):
                 return count
         return chunk
@@ -143,7 +143,7 @@ class SampleRunner:
         rows = None if is_single else self._store.native_rows(home)
         # A whole batch of cheap samples that are not rows is collated here, at once.
         is_whole = claim.count == count > 1 and not self._store.has_row_batches
-        is_whole = is_whole and (rules.fixed or count == rules.batch_size) and not rules.replays
+        is_whole = is_whole and (rules.fixed or count == rules.batch_size) and rules.may_be_whole
         held: list[tuple[int, Any]] = []
         base_seed, epoch = head[Head.BASE_SEED], board.home_epoch.cells[home & board.home_mask]
         start = board.start_of(claim.first)
