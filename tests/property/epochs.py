@@ -47,8 +47,10 @@ class Epochs:
         if resume is not None:
             self.before = [rank for begin, end in resume.ranges() for rank in range(begin, end)]
         free, size = setting.is_free, setting.batch_size
-        ahead = 0 if script is None else script.most_ahead + size
-        ring = power_of_two(max(setting.window * size, 2 * ahead))
+        # What was delivered out of turn keeps slots, too.
+        least = setting.window * size * (1 if resume is None else 4)
+        ahead = 0 if script is None else 2 * (script.most_ahead + size)
+        ring = power_of_two(max(least, ahead))
         rings = power_of_two(2 * (setting.window + 2) + ring // size * free)
         shape = BoardShape(
             positions=ring,
@@ -109,7 +111,6 @@ class Epochs:
 
     def begin(self) -> None:
         """Plan the first window of an epoch."""
-        count = self.setting.num_samples
         self.epoch += 1
         was_finished = self.epoch > 0 and self.finished
         resume, self._resume = self._resume, None
@@ -122,7 +123,6 @@ class Epochs:
         self.asking = False
         homes = self._homes_of(self.epoch)
         self.homes = [[number % 1000 for number in home] for home in homes]
-        assert sum(map(len, homes)) <= count
         sampler = iter(self._keyed(homes))
         left: Any = sampler
         if was_finished:
@@ -214,7 +214,7 @@ class Epochs:
         return True
 
     def replace_dead(self) -> None:
-        """What the training loop does when a worker's sentinel is readable."""
+        """What the training loop does when a sentinel is readable."""
         self.rescue.replace_dead()
 
     def reset(self) -> None:

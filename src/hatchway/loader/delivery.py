@@ -385,6 +385,5 @@ class Delivery:
         if number < 0 or not self._is_own(number):
             return -1
         # The smaller last batch of an epoch leaves last, however soon it is collated.
-        keeps_order = self._rules.in_order or self._rules.replays
-        may_overtake = not keeps_order and not self._is_smaller(number & mask)
+        may_overtake = self._rules.may_overtake and not self._is_smaller(number & mask)
         return int(number & mask) if number == tail or may_overtake else -1

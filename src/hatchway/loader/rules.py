@@ -39,3 +39,8 @@ class DeliveryRules:
         Not where it could overtake what a failure left of the batch before it too far.
         """
         return not self.replays and self.max_displacement is None
+
+    @property
+    def may_overtake(self) -> bool:
+        """Whether a batch that is ready may leave before one that is still collated."""
+        return not (self.in_order or self.replays or self.max_displacement is not None)
