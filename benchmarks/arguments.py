@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -28,6 +29,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def positive_number(text: str) -> float:
+    """Parse a positive number."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return number
+
+
 def positive_ratios(text: str) -> tuple[float, ...]:
     """Parse a list of positive numbers, with commas."""
     try:
@@ -37,3 +49,44 @@ def positive_ratios(text: str) -> tuple[float, ...]:
     if not ratios or not all(0 < ratio < float("inf") for ratio in ratios):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of positive numbers")
     return ratios
+
+
+def add_runs(
+    parser: argparse.ArgumentParser,
+    workloads: Mapping[str, Any],
+    loaders: Mapping[str, Any],
+    default_loaders: Sequence[str] | None = None,
+) -> None:
+    """Add what says which workloads and loaders run, how often, and with which seed.
+
+    Args:
+        parser: Gets the arguments.
+        workloads: The names there are.
+        loaders: The names there are.
+        default_loaders: Those that run where none are named, if that is not all.
+    """
+    parser.add_argument(
+        "--workloads",
+        type=names(workloads),
+        default=tuple(workloads),
+        help=f"some of {','.join(workloads)} (default: all)",
+    )
+    every = "all" if default_loaders is None else "all that are installed"
+    parser.add_argument(
+        "--loaders",
+        type=names(loaders),
+        default=tuple(loaders) if default_loaders is None else tuple(default_loaders),
+        help=f"some of {','.join(loaders)} (default: {every})",
+    )
+    parser.add_argument("--repeats", type=positive, default=5, help="runs of each (default: 5)")
+    parser.add_argument("--seed", type=int, default=0, help="of orders and data (default: 0)")
+
+
+def add_output(parser: argparse.ArgumentParser, *, can_read: bool = True) -> None:
+    """Add where the figures go, and whether they come from a file of an earlier run."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write raw runs and summary")
+    if can_read:
+        parser.add_argument(
+            "--read", type=Path, metavar="FILE", help="show such a file, run nothing"
+        )
+    parser.add_argument("--markdown", action="store_true", help="print tables in Markdown")

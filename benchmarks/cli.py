@@ -6,13 +6,12 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from benchmarks import report
-from benchmarks.arguments import names, positive, positive_ratios
+from benchmarks.arguments import add_output, add_runs, positive_ratios
 from benchmarks.loaders import DEFAULT_LOADERS, LOADERS, without_missing
 from benchmarks.suite import Options, run_suite
 from benchmarks.workloads import WORKLOADS
@@ -57,20 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks",
         description="Hatchway's data loader beside torch's and other peers', on seven workloads.",
     )
-    parser.add_argument(
-        "--workloads",
-        type=names(WORKLOADS),
-        default=tuple(WORKLOADS),
-        help=f"some of {','.join(WORKLOADS)} (default: all)",
-    )
-    parser.add_argument(
-        "--loaders",
-        type=names(LOADERS),
-        default=DEFAULT_LOADERS,
-        help=f"some of {','.join(LOADERS)} (default: all that are installed)",
-    )
-    parser.add_argument("--repeats", type=positive, default=5, help="runs of each (default: 5)")
-    parser.add_argument("--seed", type=int, default=0, help="of orders and data (default: 0)")
+    add_runs(parser, WORKLOADS, LOADERS, DEFAULT_LOADERS)
     parser.add_argument(
         "--demand",
         type=positive_ratios,
@@ -102,7 +88,5 @@ def _parser() -> argparse.ArgumentParser:
         const="quick",
         help="small and once: a smoke test",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write raw runs and summary")
-    parser.add_argument("--read", type=Path, metavar="FILE", help="show such a file, run nothing")
-    parser.add_argument("--markdown", action="store_true", help="print tables in Markdown")
+    add_output(parser)
     return parser

@@ -18,13 +18,12 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from benchmarks import host
-from benchmarks.arguments import names, positive
+from benchmarks.arguments import add_output, add_runs
 from benchmarks.counted import NOISE_TRIAL, calibrate, noise
 from benchmarks.epoch import Epoch, children, run_epoch, wait_for_ends
 from benchmarks.figures import Spread, by_repeat, paired_ratios, spread
@@ -214,23 +213,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.later_epochs",
         description="The second epoch beside the first, with workers that stay.",
     )
-    parser.add_argument(
-        "--workloads",
-        type=names(WORKLOADS),
-        default=tuple(WORKLOADS),
-        help=f"some of {','.join(WORKLOADS)} (default: all)",
-    )
-    parser.add_argument(
-        "--loaders",
-        type=names(LOADERS),
-        default=DEFAULT_LOADERS,
-        help=f"some of {','.join(LOADERS)} (default: all that are installed)",
-    )
-    parser.add_argument("--repeats", type=positive, default=5, help="runs of each (default: 5)")
-    parser.add_argument("--seed", type=int, default=0, help="of orders and data (default: 0)")
+    add_runs(parser, WORKLOADS, LOADERS, DEFAULT_LOADERS)
     parser.add_argument("--full", action="store_true", help="epochs of full length")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write raw runs and summary")
-    parser.add_argument("--markdown", action="store_true", help="print tables in Markdown")
+    add_output(parser, can_read=False)
     return parser
 
 

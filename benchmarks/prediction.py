@@ -19,13 +19,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from benchmarks import host
-from benchmarks.arguments import names, positive
+from benchmarks.arguments import add_output, add_runs
 from benchmarks.counted import NOISE_TRIAL, calibrate, noise
 from benchmarks.figures import Spread, spread
 from benchmarks.limit import Limit, measure_limit
@@ -217,20 +216,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.prediction",
         description="What the simulator predicts, over what the live loaders take.",
     )
-    parser.add_argument(
-        "--workloads",
-        type=names(WORKLOADS),
-        default=tuple(WORKLOADS),
-        help=f"some of {','.join(WORKLOADS)} (default: all)",
-    )
-    parser.add_argument(
-        "--loaders",
-        type=names(MODELS),
-        default=tuple(MODELS),
-        help=f"some of {','.join(MODELS)} (default: all)",
-    )
-    parser.add_argument("--repeats", type=positive, default=5, help="runs of each (default: 5)")
-    parser.add_argument("--seed", type=int, default=0, help="of orders and data (default: 0)")
+    add_runs(parser, WORKLOADS, MODELS)
     parser.add_argument(
         "--patience",
         type=float,
@@ -244,9 +230,7 @@ def _parser() -> argparse.ArgumentParser:
         default="full",
         help="of the epochs (default: full)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
-    parser.add_argument("--read", type=Path, metavar="FILE", help="show such a file, run nothing")
-    parser.add_argument("--markdown", action="store_true", help="print a table in Markdown")
+    add_output(parser)
     return parser
 
 

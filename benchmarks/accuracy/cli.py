@@ -14,6 +14,7 @@ from rich.console import Console
 from benchmarks.accuracy import picture, report
 from benchmarks.accuracy.experiment import Setting, run_experiment
 from benchmarks.accuracy.loaders import LOADERS
+from benchmarks.arguments import add_output, names, positive, positive_number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,41 +51,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--loaders",
-        type=_loaders,
+        type=names(LOADERS),
         default=default.loaders,
         help=f"some of {','.join(LOADERS)} (default: all)",
     )
     for name, value, kind, what in (
-        ("--seeds", default.num_seeds, _positive, "runs of each loader"),
-        ("--epochs", default.num_epochs, _positive, "epochs of each run"),
-        ("--learning-rate", default.learning_rate, _positive_rate, "of the training"),
+        ("--seeds", default.num_seeds, positive, "runs of each loader"),
+        ("--epochs", default.num_epochs, positive, "epochs of each run"),
+        ("--learning-rate", default.learning_rate, positive_number, "of the training"),
     ):
         parser.add_argument(name, type=kind, default=value, help=f"{what} (default: {value})")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write raw runs and summary")
-    parser.add_argument("--read", type=Path, metavar="FILE", help="show such a file, run nothing")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a PNG")
-    parser.add_argument("--markdown", action="store_true", help="print tables in Markdown")
+    add_output(parser)
     return parser
-
-
-def _loaders(text: str) -> tuple[str, ...]:
-    names = tuple(filter(None, text.split(",")))
-    if not names or not set(names) <= set(LOADERS):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of some of {', '.join(LOADERS)}")
-    return names
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)
-
-
-def _positive_rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return rate
