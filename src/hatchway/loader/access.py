@@ -6,9 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset, IterDataPipe, MapDataPipe
 
 _NONE: Any = Dataset.__getitem__
+
+
+def is_iterable(dataset: Any) -> bool:
+    """Whether it is read from its beginning, by torch's own workers."""
+    return isinstance(dataset, IterableDataset | IterDataPipe | MapDataPipe)
 
 
 def by_index(dataset: Any) -> Any:

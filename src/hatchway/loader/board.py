@@ -373,6 +373,14 @@ class Board:
         for part in self.slots(begin, end):
             column.array[part] = value
 
+    def write(self, column: Column, begin: int, values: NDArray[Any]) -> None:
+        """Set the cells from position ``begin`` on, each to its own value."""
+        taken = 0
+        for part in self.slots(begin, begin + len(values)):
+            size = part.stop - part.start
+            column.array[part] = values[taken : taken + size]
+            taken += size
+
 
 def _columns(shape: BoardShape) -> list[tuple[str, str, int]]:
     columns = [("head", "i8", 64), ("cut_s", "f8", 2), ("schema", "u1", shape.schema_bytes)]

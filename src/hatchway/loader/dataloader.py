@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch.utils.data
-from torch.utils.data import Dataset, IterableDataset, IterDataPipe, MapDataPipe, Sampler
+from torch.utils.data import Dataset, Sampler
 
+from hatchway.loader.access import is_iterable
 from hatchway.loader.costmodel import CostModel
 from hatchway.loader.iterator import ParallelIterator
 from hatchway.loader.options import LoaderOptions, cost_model
@@ -215,7 +216,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             return super().__iter__()
 
     def _get_iterator(self) -> Any:
-        if isinstance(self.dataset, IterableDataset | IterDataPipe | MapDataPipe):
+        if is_iterable(self.dataset):
             return super()._get_iterator()
         if self.num_workers == 0:
             return SerialIterator(self)

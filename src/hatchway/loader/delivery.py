@@ -252,8 +252,7 @@ class Delivery:
             over, whole = without_whole(board, over, begin)
             count = len(over)
             if whole is not None and (count < rules.batch_size or whole[0] < over[0] + begin):
-                if exceeds_bound(status, len(whole), rules.max_displacement):
-                    head[Head.HELD_OUT] = head[Head.OUT_HEAD] + 1
+                if self._is_held(status, len(whole)):
                     return False
                 self._emit(whole, is_failure=False)
                 continue
@@ -273,13 +272,20 @@ class Delivery:
             elif len(chosen) < rules.batch_size and rules.drop_last and head[Head.EXHAUSTED]:
                 self._retirement.consume(chosen)
                 return False
-            if exceeds_bound(status, len(chosen), rules.max_displacement):
-                head[Head.HELD_OUT] = head[Head.OUT_HEAD] + 1
+            if self._is_held(status, len(chosen)):
                 return False
             if now_s is not None and waits_for_fast(board, status, begin, int(chosen[-1]), now_s):
                 return True
             self._emit(chosen, is_failure=bool(len(failed)))
         return False
+
+    def _is_held(self, status: NDArray[np.uint8], count: int) -> bool:
+        """Whether the next batch, of ``count`` samples, waits for ``max_displacement``."""
+        is_held = exceeds_bound(status, count, self._rules.max_displacement)
+        if is_held:
+            head = self._board.head
+            head[Head.HELD_OUT] = head[Head.OUT_HEAD] + 1
+        return is_held
 
     def _is_all_made(self, begin: int, end: int) -> bool:
         """Whether every sample of this epoch is in a batch, or consumed."""

@@ -21,7 +21,7 @@ from hatchway.loader.errors import LoaderTimeoutError
 from hatchway.loader.failure import Failure
 from hatchway.loader.foresight import Foresight
 from hatchway.loader.inbox import Inbox
-from hatchway.loader.options import has_own_batches, lookahead_batches, resolve_order
+from hatchway.loader.options import lookahead_batches, makes_batches_freely, resolve_order
 from hatchway.loader.plan import Plan, nothing_upcoming
 from hatchway.loader.pool import Pool
 from hatchway.loader.rescue import Rescue
@@ -63,18 +63,15 @@ class ParallelIterator(_BaseDataLoaderIter):
         self._broken_by = ""
         self._pid = os.getpid()
         self._helped = 0.0
-        self._is_over = False  # the sampler's last sample was delivered
         self._forecast = OrderForecast(loader)
         has_next = loader.persistent_workers and loader.prepare_next_epoch
         self._upcoming = self._forecast.upcoming if has_next else nothing_upcoming
-        self._free = self._order == "ready" and not has_own_batches(loader) and loader.batch_size
+        self._free = makes_batches_freely(loader)
         if self._order == "ready":
             extra = options.max_background_workers
             self._max_workers += loader.num_workers if extra is None else extra
         in_order = self._order == "strict"
-        config = commons_config(
-            loader, bool(self._free), in_order, self._max_workers, self._pass.script
-        )
+        config = commons_config(loader, self._free, in_order, self._max_workers, self._pass.script)
         self._commons = Commons(config)
         self._board = self._commons.board
         self._visit = self._commons.locked(self._commons.training_process)
@@ -125,13 +122,18 @@ class ParallelIterator(_BaseDataLoaderIter):
             order=self._order,
         )
 
-    def _begin(self, *, first: bool) -> None:
-        """Plan the first window and get the workers going."""
+    def _begin(self, *, first: bool, was_over: bool = False) -> None:
+        """Plan the first window and get the workers going.
+
+        Args:
+            first: Whether there are no workers yet.
+            was_over: Whether the pass before was delivered to its end.
+        """
         self._foresight.begin()
         plan, upcoming = self._plan, self._upcoming
         left: Iterator[Any] | None = self._sampler_iter
         goes_on = self._pass.goes_on
-        if self._is_over and not goes_on:
+        if was_over and not goes_on:
             left = plan.check_prepared(self._sampler_iter)
             if plan.has_prepared:
                 self._forecast.judge(was_right=left is None)
@@ -146,8 +148,6 @@ class ParallelIterator(_BaseDataLoaderIter):
             progress = self._pass.progress if goes_on else None
             plan.begin(left, upcoming, progress, self._pass.script)
         self._pass.progress = plan.progress
-        self._num_delivered = plan.progress.num_delivered
-        self._is_over = False
         self._plan.draw(1)
         self._forecast.begin()
         with self._visit:
@@ -168,11 +168,12 @@ class ParallelIterator(_BaseDataLoaderIter):
         self._is_handing_over = True
         try:
             super()._reset(loader, first_iter)
+            was_over = self._pass.is_over
             self._pass = self._passes.begin(loader, self, self._pass.number + 1)
             self._meter = Meter()
             self._rescue.meter = self._meter
             self._box.follow(self)
-            self._begin(first=False)
+            self._begin(first=False, was_over=was_over)
         except BaseException as error:
             self._close_if_broken(error)
             raise
@@ -237,7 +238,7 @@ class ParallelIterator(_BaseDataLoaderIter):
             self._close_if_broken(error)
             raise
         if delivered is None:
-            self._is_over = self._pass.is_over = True
+            self._pass.is_over = True
             self._box.keep(self, self.statistics())
             if not self._persistent_workers:
                 self._shutdown_workers()
@@ -260,8 +261,8 @@ class ParallelIterator(_BaseDataLoaderIter):
             self._foresight.model.observe(board.run_at(board.key, positions), seconds)
         if self._order == "ready":
             ranks = positions - board.head[Head.EPOCH_START]
-            self._meter.displaced(ranks, self._num_delivered)
-        self._num_delivered += len(positions)
+            first_rank = self._pass.progress.num_delivered - len(positions)
+            self._meter.displaced(ranks, first_rank)
 
     def _close_if_broken(self, error: BaseException) -> None:
         """Close the iterator if ``error``, a Ctrl-C say, came where a batch may be lost by it."""

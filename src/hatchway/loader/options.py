@@ -103,10 +103,7 @@ def cost_model(dataset: Any, sizes: Any) -> CostModel:
     Raises:
         ValueError: If there is not one finite number for each sample.
     """
-    try:
-        num_indices = len(dataset)
-    except (TypeError, NotImplementedError):
-        num_indices = 0
+    num_indices = length_of(dataset) or 0
     if sizes is None:
         return CostModel(num_indices)
     numbers = np.asarray(sizes, np.float64)
@@ -147,6 +144,20 @@ def lookahead_batches(loader: Any) -> int:
 def has_own_batches(loader: Any) -> bool:
     """Whether the user's ``batch_sampler`` says what each batch holds."""
     return loader.batch_sampler is not None and loader.batch_size is None
+
+
+def makes_batches_freely(loader: Any) -> bool:
+    """Whether batches are made of whatever is finished, not of the sampler's own."""
+    is_ready = resolve_order(loader) == "ready" and not has_own_batches(loader)
+    return is_ready and loader.batch_size is not None
+
+
+def length_of(sized: Any) -> int | None:
+    """Its length, or None if it has none."""
+    try:
+        return len(sized)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def _is_random(loader: Any) -> bool:

@@ -263,13 +263,9 @@ class Plan:
         if self._script is None:
             return
         board, head = self._board, self._board.head
-        end = head[Head.PUBLISHED]
-        rank = end - count - head[Head.EPOCH_START]
-        taken, turns = 0, self._script.turns_of(rank, count)
-        for part in board.slots(end - count, end):
-            size = part.stop - part.start
-            board.turn.array[part] = turns[taken : taken + size]
-            taken += size
+        first = head[Head.PUBLISHED] - count
+        rank = first - head[Head.EPOCH_START]
+        board.write(board.turn, first, self._script.turns_of(rank, count))
         head[Head.SCRIPT_KNOWN] = self._script.num_known(rank + count)
 
     def _leave_out(self, count: int) -> None:

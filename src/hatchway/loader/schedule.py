@@ -104,12 +104,9 @@ class Schedule:
             cost_s: Seconds of each sample; 0 where nothing is known.
             lead: How many positions before its turn each is to be started.
         """
-        board, taken = self._board, 0
-        for part in board.slots(first, first + len(lead)):
-            size = part.stop - part.start
-            board.cost.array[part] = cost_s[taken : taken + size]
-            board.lead.array[part] = lead[taken : taken + size]
-            taken += size
+        board = self._board
+        board.write(board.cost, first, cost_s)
+        board.write(board.lead, first, lead)
         board.head[Head.NUM_EARLY] += int(np.count_nonzero(lead))
 
     def claim(self, worker: int, want: int, *, memory_left: bool = True) -> Claim | None:

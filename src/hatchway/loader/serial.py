@@ -13,7 +13,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from hatchway.loader.access import by_index
 from hatchway.loader.cost import SLOW_QUANTILE, SampleTimes
-from hatchway.loader.options import has_own_batches, resolve_order
+from hatchway.loader.options import makes_batches_freely
 from hatchway.loader.progress import plain, read_again
 from hatchway.loader.script import Script, missing_position
 from hatchway.loader.seeding import (
@@ -39,7 +39,7 @@ class SerialIterator(_BaseDataLoaderIter):
         self._meter = Meter()
         self._times = SampleTimes(SLOW_QUANTILE, is_quantile=True)
         self._pass = loader._passes.begin(loader, self, 0)
-        is_free = resolve_order(loader) == "ready" and not has_own_batches(loader)
+        is_free = makes_batches_freely(loader)
         listed = (list(one) if self._auto_collation else [one] for one in self._sampler_iter)
         keys: Iterator[list[Any]] = listed
         if self._pass.goes_on:

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import IterableDataset, IterDataPipe, MapDataPipe
 
+from hatchway.loader.access import is_iterable
 from hatchway.loader.errors import StateError
-from hatchway.loader.options import has_own_batches, resolve_order
+from hatchway.loader.options import has_own_batches, length_of, makes_batches_freely
 from hatchway.loader.progress import Progress
 from hatchway.loader.script import Script, decoded, encoded
 from hatchway.loader.stateform import check_form
@@ -105,13 +105,11 @@ class PassBook:
             return self.present
         if saved["has_begun"]:
             begun_by = saved["begun_by"]
-            _restore(loader, begun_by, with_global=True)
         else:
             # It begins here, with the base seed of those before: that drawn just now is
             # given back. What was set after loading, by set_epoch() say, holds.
-            drew = saved["begun_by"]["draws_base_seed"]
-            begun_by = {**begun_by, "draws_base_seed": drew}
-            _restore(loader, begun_by, with_global=True)
+            begun_by = {**begun_by, "draws_base_seed": saved["begun_by"]["draws_base_seed"]}
+        _restore(loader, begun_by, with_global=True)
         iterator._base_seed = saved["base_seed"]
         iterator._sampler_iter = iter(iterator._index_sampler)
         if begun_by["draws_base_seed"]:
@@ -182,7 +180,7 @@ class PassBook:
             raise StateError(
                 "the state holds no recorded order; save it from a loader with record_order=True"
             )
-        if not _makes_batches_freely(loader):
+        if not makes_batches_freely(loader):
             raise StateError(
                 "replay= needs a loader that makes batches freely: order='ready', and no "
                 "batch_sampler of your own"
@@ -205,7 +203,7 @@ class PassBook:
         self._loaded, self._script = copy.deepcopy(state), script
         self.has_replayed = replay != "due"
         self.present = None
-        if _is_iterable(loader.dataset):
+        if is_iterable(loader.dataset):
             warnings.warn(
                 "the position in an IterableDataset is not saved: the next pass begins anew",
                 stacklevel=3,
@@ -245,7 +243,7 @@ def _traits(loader: Any) -> dict[str, Any]:
     """What must be the same where a state is loaded."""
     sampler = loader.batch_sampler if has_own_batches(loader) else loader.sampler
     traits = {
-        "dataset length": _length_of(loader.dataset),
+        "dataset length": length_of(loader.dataset),
         "batch_size": loader.batch_size,
         "drop_last": loader.drop_last,
         "seeding": loader.seeding,
@@ -255,19 +253,7 @@ def _traits(loader: Any) -> dict[str, Any]:
     for name in ("num_replicas", "rank", "seed", "shuffle"):
         if hasattr(sampler, name) and hasattr(sampler, "set_epoch"):
             traits[f"sampler's {name}"] = getattr(sampler, name)
-    return {**traits, "makes batches freely": _makes_batches_freely(loader)}
-
-
-def _length_of(sized: Any) -> int | None:
-    try:
-        return len(sized)
-    except (TypeError, NotImplementedError):
-        return None
-
-
-def _makes_batches_freely(loader: Any) -> bool:
-    is_ready = resolve_order(loader) == "ready" and not has_own_batches(loader)
-    return is_ready and loader.batch_size is not None
+    return {**traits, "makes batches freely": makes_batches_freely(loader)}
 
 
 def _check(loader: Any, state: Any) -> None:
@@ -297,7 +283,7 @@ def _check(loader: Any, state: Any) -> None:
             )
     progress = (state["pass"] or {}).get("progress")
     if progress is not None and was_free and not is_free:
-        size, total = loader.batch_size, _length_of(loader.sampler)
+        size, total = loader.batch_size, length_of(loader.sampler)
         edges = {edge for one in progress["ranges"] for edge in one}
         if any(edge % size and edge != total for edge in edges):
             raise StateError(
@@ -317,7 +303,7 @@ def _beginning(loader: Any) -> dict[str, Any]:
     return {
         "generators": [_bytes_of(one.get_state()) for one in _generators(loader)],
         "global": _bytes_of(torch.get_rng_state()),
-        "samplers": copy.deepcopy(samplers),
+        "samplers": samplers,
     }
 
 
@@ -362,10 +348,6 @@ def _own_state(stateful: Any) -> Any:
     if not (hasattr(stateful, "state_dict") and hasattr(stateful, "load_state_dict")):
         return None
     return copy.deepcopy(stateful.state_dict())
-
-
-def _is_iterable(dataset: Any) -> bool:
-    return isinstance(dataset, IterableDataset | IterDataPipe | MapDataPipe)
 
 
 def _bytes_of(state: torch.Tensor) -> bytes:
