@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import mmap
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from hatchway.loader.board import Board, BoardShape, Head, Running
+from hatchway.loader.board import Board, BoardShape, Head, Running, Waiting
 from hatchway.loader.delivery import Delivery
 from hatchway.loader.heap import ADDRESSES_PER_BYTE, Heap
 from hatchway.loader.kernel import board_kernel
@@ -113,6 +114,28 @@ class Commons:
             for worker, doing in enumerate(self.board.running.cells):
                 if doing == Running.WAITING_FOR_MEMORY:
                     self.worker_bells[worker].ring()
+
+    def wake(self, workers: Iterable[int], count: int) -> None:
+        """Wake up to ``count`` of these workers that sleep. Holds the lock."""
+        parked, running = self.board.parked.cells, self.board.running.cells
+        for worker in workers:
+            if count <= 0:
+                return
+            if parked[worker] and running[worker] != Running.WAITING_FOR_MEMORY:
+                parked[worker] = 0
+                self.worker_bells[worker].ring()
+                count -= 1
+
+    def has_news(self, *, holds_back: bool) -> bool:
+        """Whether the training loop, if it sleeps, should look at the board. Holds the lock.
+
+        Args:
+            holds_back: Whether a batch waits for a running sample that is not slow yet.
+        """
+        waiting = self.board.head[Head.WAITING]
+        if not waiting:
+            return False
+        return (holds_back and waiting == Waiting.BATCH) or self.delivery.is_ready()
 
     def wake_an_idle_worker(self) -> None:
         """Wake one worker that sleeps for want of work, if one does. Holds the lock."""

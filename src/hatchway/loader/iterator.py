@@ -21,6 +21,7 @@ from hatchway.loader.errors import LoaderTimeoutError
 from hatchway.loader.failure import Failure
 from hatchway.loader.foresight import Foresight
 from hatchway.loader.inbox import Inbox
+from hatchway.loader.learning import learn, tell_cut
 from hatchway.loader.options import lookahead_batches, makes_batches_freely, resolve_order
 from hatchway.loader.plan import Plan, nothing_upcoming
 from hatchway.loader.pool import Pool
@@ -77,7 +78,7 @@ class ParallelIterator(_BaseDataLoaderIter):
         self._visit = self._commons.locked(self._commons.training_process)
         head = self._board.head
         head[Head.NUM_SEATS] = self._num_seats
-        self._tell_cut()
+        tell_cut(self._board, self._times)
         self._foresight = Foresight(loader.costs, loader.num_workers)
         self._plan = Plan(
             self._commons,
@@ -251,14 +252,15 @@ class ParallelIterator(_BaseDataLoaderIter):
 
     def _note(self, delivered: Delivered) -> None:
         """Learn from the times and the order of a batch's samples."""
-        positions = delivered.positions
-        board = self._board
-        seconds = board.run_at(board.seconds, positions)
-        self._times.observe(seconds)
-        self._tell_cut()
-        self._foresight.delivered(len(positions), time.monotonic())
-        if self._plan.has_plain_indices:
-            self._foresight.model.observe(board.run_at(board.key, positions), seconds)
+        positions, board = delivered.positions, self._board
+        learn(
+            board,
+            positions,
+            self._times,
+            self._foresight,
+            time.monotonic(),
+            has_plain_indices=self._plan.has_plain_indices,
+        )
         if self._order == "ready":
             ranks = positions - board.head[Head.EPOCH_START]
             first_rank = self._pass.progress.num_delivered - len(positions)
@@ -270,11 +272,6 @@ class ParallelIterator(_BaseDataLoaderIter):
             self._broken_by = type(error).__name__
             self._plan.take_back()
             self._shutdown_workers()
-
-    def _tell_cut(self) -> None:
-        """Let the workers know what is slow now, and what is worth waiting for."""
-        self._board.cut_s[0] = self._times.cut_s()
-        self._board.cut_s[1] = self._times.patience_s()
 
     def _take(self, asked: float) -> Delivered | None:
         """Wait for the next batch; None at the end of the epoch."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from hatchway.loader.board import Head, Running
+from hatchway.loader.board import Head
 from hatchway.loader.commons import Commons
 from hatchway.loader.task import WorkerTask
 from hatchway.loader.worker import main
@@ -85,15 +85,7 @@ class Pool:
 
     def wake(self, count: int) -> None:
         """Wake up to ``count`` sleeping workers. Holds the lock."""
-        board = self._commons.board
-        parked, running = board.parked.cells, board.running.cells
-        for worker_id in self._processes:
-            if count <= 0:
-                return
-            if parked[worker_id] and running[worker_id] != Running.WAITING_FOR_MEMORY:
-                parked[worker_id] = 0
-                self._commons.worker_bells[worker_id].ring()
-                count -= 1
+        self._commons.wake(self._processes, count)
 
     @property
     def forks(self) -> bool:

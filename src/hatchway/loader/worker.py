@@ -107,7 +107,9 @@ class Worker:
                 return -1
             if self._store.has_lent:
                 self._store.take_back()
-            ring = head[Head.WAITING] == Waiting.EPOCH_END or self._has_news(holds_back)
+            ring = head[Head.WAITING] == Waiting.EPOCH_END or commons.has_news(
+                holds_back=holds_back
+            )
             out = commons.delivery.claim_collate(me)
             if out >= 0:
                 work = out
@@ -166,20 +168,14 @@ class Worker:
         board, commons = self._board, self._commons
         head = board.head
         with self._visit:
-            ring = self._has_news(commons.delivery.compose(position, time.monotonic()))
+            holds_back = commons.delivery.compose(position, time.monotonic())
+            ring = commons.has_news(holds_back=holds_back)
             if ring:
                 head[Head.WAITING] = Waiting.NOTHING
             if commons.delivery.has_to_collate():
                 commons.wake_an_idle_worker()
         if ring:
             commons.bell.ring()
-
-    def _has_news(self, holds_back: bool) -> bool:
-        """Whether the training loop, if it sleeps, should look at the board."""
-        waiting = self._board.head[Head.WAITING]
-        if not waiting:
-            return False
-        return (holds_back and waiting == Waiting.BATCH) or self._commons.delivery.is_ready()
 
     def _collate(self, slot: int) -> None:
         """Make an outgoing batch of stored samples."""

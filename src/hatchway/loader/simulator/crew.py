@@ -108,7 +108,7 @@ class SimulatedWorker:
         if last >= 0:
             board.started.cells[self._id] = 0.0
             holds_back = delivery.compose(last, now_s)
-        ring = self._has_news(holds_back)
+        ring = self._commons.has_news(holds_back=holds_back)
         out = delivery.claim_collate(self._id)
         claim: Claim | None = None
         if out >= 0:
@@ -186,16 +186,11 @@ class SimulatedWorker:
     def _hand_in(self, position: int) -> None:
         """Let batches be made in the middle of a chunk."""
         delivery = self._commons.delivery
-        ring = self._has_news(delivery.compose(position, self._timeline.now_s))
+        holds_back = delivery.compose(position, self._timeline.now_s)
+        ring = self._commons.has_news(holds_back=holds_back)
         if delivery.has_to_collate():
             self._commons.wake_an_idle_worker()
         self._ring_if(ring)
-
-    def _has_news(self, holds_back: bool) -> bool:
-        waiting = self._board.head[Head.WAITING]
-        if not waiting:
-            return False
-        return (holds_back and waiting == Waiting.BATCH) or self._commons.delivery.is_ready()
 
     def _ring_if(self, ring: bool) -> None:
         if ring:

@@ -8,16 +8,13 @@ what is finished: fast samples first, then slow ones, in the order in which they
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hatchway.loader.simulator.clock import Cores, Timeline
 from hatchway.loader.simulator.device import Give
-from hatchway.loader.simulator.setting import Setting
+from hatchway.loader.simulator.place import Place
 
 PAPER_QUANTILE = 0.75
 ARTIFACT_CUT_S = 2.0
@@ -69,31 +66,22 @@ class FastFirstLoader:
     unlike the artifact it counts positions, not batches.
 
     Args:
-        timeline: The clock.
-        cores: What samples run on.
-        setting: The job.
-        rank: Of the device.
-        times_s: Seconds of each sample, by the dataset's index.
-        order: The device's samples.
+        place: Where it runs, and with what.
         profile: The cut.
     """
 
     def __init__(
         self,
-        timeline: Timeline,
-        cores: Cores,
-        setting: Setting,
-        rank: int,
-        times_s: Sequence[float],
-        order: NDArray[np.int64],
+        place: Place,
         profile: Profile,
     ) -> None:
-        self.num_background_workers = self._num_front = setting.workers_of(rank)
-        self._timeline = timeline
-        self._cores = cores
+        self.num_background_workers = self._num_front = place.num_workers
+        setting = place.setting
+        self._timeline = place.timeline
+        self._cores = place.cores
         self._costs = setting.costs
         self._batch_size = setting.batch_size
-        self._took_s = np.asarray(times_s)[order].tolist()
+        self._took_s = place.order_times_s.tolist()
         self._profile = profile
         self._most_ready = setting.prefetch_factor * self._num_front * setting.batch_size
         self._next = 0

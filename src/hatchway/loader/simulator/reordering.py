@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hatchway.loader.background import LOOK_S, WORTH_A_FORK_S, look_after_s, too_many_slow
 from hatchway.loader.board import Head, Running, Waiting
@@ -13,13 +12,14 @@ from hatchway.loader.cost import SLOW_QUANTILE, SampleTimes
 from hatchway.loader.costmodel import CostModel
 from hatchway.loader.delivery import Delivered
 from hatchway.loader.foresight import Foresight
+from hatchway.loader.learning import learn, tell_cut
 from hatchway.loader.plan import Plan
 from hatchway.loader.rules import DeliveryRules
-from hatchway.loader.simulator.clock import Cores, Event, Timeline
+from hatchway.loader.simulator.clock import Event
 from hatchway.loader.simulator.commons import simulated_commons
 from hatchway.loader.simulator.crew import SimulatedWorker
 from hatchway.loader.simulator.device import Give
-from hatchway.loader.simulator.setting import Setting
+from hatchway.loader.simulator.place import Place
 from hatchway.loader.window import DEPTH, board_shape, window_batches
 
 
@@ -27,12 +27,7 @@ class HatchwayLoader:
     """The training process's side; see ``ParallelIterator`` for the live one.
 
     Args:
-        timeline: The clock.
-        cores: What samples run on.
-        setting: The job.
-        rank: Of the device.
-        times_s: Seconds of each sample, by the dataset's index.
-        order: The device's samples.
+        place: Where it runs, and with what.
         model: What samples cost, from epoch to epoch.
         is_free: Whether batches are made of what is finished (``order="ready"``).
 
@@ -42,24 +37,20 @@ class HatchwayLoader:
 
     def __init__(
         self,
-        timeline: Timeline,
-        cores: Cores,
-        setting: Setting,
-        rank: int,
-        times_s: Sequence[float],
-        order: NDArray[np.int64],
+        place: Place,
         model: CostModel,
         *,
         is_free: bool,
     ) -> None:
         self.num_background_workers = 0
-        self._timeline = timeline
-        self._cores = cores
+        setting = place.setting
+        self._timeline = place.timeline
+        self._cores = place.cores
         self._costs = setting.costs
-        self._times_s = times_s
-        self._batches = _batches(order.tolist(), setting.batch_size)
+        self._times_s = place.times_s
+        self._batches = _batches(place.order.tolist(), setting.batch_size)
         self._is_free = is_free
-        self._num_seats = setting.workers_of(rank)
+        self._num_seats = place.num_workers
         extra = setting.max_background_workers
         self._most = self._num_seats
         if is_free:
@@ -81,7 +72,7 @@ class HatchwayLoader:
         self._commons.bell.on_ring = self._wake  # type: ignore[attr-defined]
         self._board = self._commons.board
         self._sample_times = SampleTimes(SLOW_QUANTILE, is_quantile=True)
-        self._tell_cut()
+        tell_cut(self._board, self._sample_times)
         self._foresight = Foresight(model, self._num_seats)
         self._plan = Plan(
             self._commons,
@@ -125,7 +116,7 @@ class HatchwayLoader:
                 head[Head.WAITING] = Waiting.NOTHING
             else:
                 head[Head.WAITING] = Waiting.BATCH_OR_SLOW if holds_back else Waiting.BATCH
-            self._wake_workers(plan.work_left())
+            self._commons.wake(self._workers, plan.work_left())
             if taken is not None:
                 self._hand_over(taken)
                 return
@@ -145,33 +136,22 @@ class HatchwayLoader:
             self._nap = None
             self._timeline.after(0.0, self._look)
 
-    def _wake_workers(self, count: int) -> None:
-        board = self._board
-        for worker_id in self._workers:
-            if count <= 0:
-                return
-            if board.parked.cells[worker_id]:
-                board.parked.cells[worker_id] = 0
-                self._commons.worker_bells[worker_id].ring()
-                count -= 1
-
     def _hand_over(self, taken: Delivered) -> None:
         late_s = self._help() if self._asked_s - self._helped_s > LOOK_S else 0.0
         board, positions = self._board, taken.positions
-        seconds = board.run_at(board.seconds, positions)
-        self._sample_times.observe(seconds)
-        self._tell_cut()
-        self._foresight.delivered(len(positions), self._timeline.now_s)
-        self._foresight.model.observe(board.run_at(board.key, positions), seconds)
+        learn(
+            board,
+            positions,
+            self._sample_times,
+            self._foresight,
+            self._timeline.now_s,
+            has_plain_indices=True,
+        )
         self._commons.heap.release(taken.block)
         give, self._give = self._give, None
         assert give is not None
         ranks = positions - board.head[Head.EPOCH_START]
         self._timeline.after(late_s, lambda: give(ranks))
-
-    def _tell_cut(self) -> None:
-        self._board.cut_s[0] = self._sample_times.cut_s()
-        self._board.cut_s[1] = self._sample_times.patience_s()
 
     def _help(self) -> float:
         """Start a background worker if that pays; how long the loop is busy with it."""

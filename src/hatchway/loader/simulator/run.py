@@ -12,6 +12,7 @@ from hatchway.loader.simulator.clock import Cores, Timeline
 from hatchway.loader.simulator.device import Devices, TrainingLoop
 from hatchway.loader.simulator.fast_first import FastFirstLoader, Profile
 from hatchway.loader.simulator.outcome import Outcome, lateness
+from hatchway.loader.simulator.place import Place
 from hatchway.loader.simulator.reordering import HatchwayLoader
 from hatchway.loader.simulator.setting import (
     Epoch,
@@ -106,12 +107,12 @@ class Job:
     def _make(
         self, timeline: Timeline, cores: Cores, rank: int, order: NDArray[np.int64]
     ) -> AnyLoader:
-        place = (timeline, cores, self._setting, rank, self._times_s, order)
+        place = Place(timeline, cores, self._setting, rank, self._times_s, order)
         if self._loader.startswith("torch"):
-            return StockLoader(*place, in_order=self._loader == "torch")
+            return StockLoader(place, in_order=self._loader == "torch")
         if self._loader.startswith("minato"):
-            return FastFirstLoader(*place, self._profiles[rank])
-        return HatchwayLoader(*place, self._models[rank], is_free=self._loader == "ready")
+            return FastFirstLoader(place, self._profiles[rank])
+        return HatchwayLoader(place, self._models[rank], is_free=self._loader == "ready")
 
 
 def simulate(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hatchway.loader.simulator.clock import Cores, Timeline
 from hatchway.loader.simulator.device import Give
-from hatchway.loader.simulator.setting import Setting
+from hatchway.loader.simulator.place import Place
 
 
 class StockLoader:
@@ -22,37 +19,28 @@ class StockLoader:
     (``in_order=True``) or to the next one that has not that many.
 
     Args:
-        timeline: The clock.
-        cores: What samples run on.
-        setting: The job.
-        rank: Of the device.
-        times_s: Seconds of each sample, by the dataset's index.
-        order: The device's samples.
+        place: Where it runs, and with what.
         in_order: As in torch: whether batches leave in the sampler's order.
     """
 
     def __init__(
         self,
-        timeline: Timeline,
-        cores: Cores,
-        setting: Setting,
-        rank: int,
-        times_s: Sequence[float],
-        order: NDArray[np.int64],
+        place: Place,
         *,
         in_order: bool,
     ) -> None:
         self.num_background_workers = 0
-        self._timeline = timeline
-        self._cores = cores
+        setting = place.setting
+        self._timeline = place.timeline
+        self._cores = place.cores
         self._costs = setting.costs
         self._prefetch_factor = setting.prefetch_factor
         self._in_order = in_order
-        places, size = np.arange(len(order)), setting.batch_size
-        self._batches = [places[at : at + size] for at in range(0, len(order), size)]
-        took_s = np.asarray(times_s)[order] + self._costs.sample_s
+        places, size = np.arange(len(place.order)), setting.batch_size
+        self._batches = [places[at : at + size] for at in range(0, len(places), size)]
+        took_s = place.order_times_s + self._costs.sample_s
         self._work_s = [float(took_s[batch].sum()) for batch in self._batches]
-        num_workers = setting.workers_of(rank)
+        num_workers = place.num_workers
         self._queues: list[deque[int]] = [deque() for _ in range(num_workers)]
         self._is_idle = [False] * num_workers
         self._num_tasks = [0] * num_workers
