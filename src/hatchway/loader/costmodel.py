@@ -53,6 +53,10 @@ class CostModel:
         """Whether it has seen a sample that is worth predicting."""
         return self._costs is not None
 
+    def wants(self, seconds: NDArray[np.float32]) -> bool:
+        """Whether samples that took so long teach anything; see :meth:`observe`."""
+        return self._costs is not None or bool(len(seconds) and seconds.max() > LEAST_CUT_S)
+
     @property
     def usual_s(self) -> float:
         """The usual time of a sample, in seconds: a running geometric mean; 0 before any."""
@@ -71,7 +75,7 @@ class CostModel:
             seconds: What each took.
         """
         if self._costs is None:
-            if not len(seconds) or seconds.max() <= LEAST_CUT_S or self._num_indices <= 0:
+            if not self.wants(seconds) or self._num_indices <= 0:
                 return
             # Pages of it are taken when they are written for the first time.
             self._costs = np.zeros(self._num_indices, np.float32)

@@ -386,10 +386,13 @@ class Delivery:
 
     def _next_ready(self) -> int:
         """The slot of the batch that the training loop may take, or -1."""
-        tail, mask = self._board.head[Head.OUT_TAIL], self._board.out_mask
-        number = self._first(Outgoing.READY)
-        if number < 0 or not self._is_own(number):
+        board, tail = self._board, self._board.head[Head.OUT_TAIL]
+        if tail == self._out_end():
             return -1
-        # The smaller last batch of an epoch leaves last, however soon it is collated.
-        may_overtake = self._rules.may_overtake and not self._is_smaller(number & mask)
-        return int(number & mask) if number == tail or may_overtake else -1
+        number = tail
+        if board.out_status.cells[tail & board.out_mask] != Outgoing.READY:
+            # Another may overtake, but the smaller last batch of an epoch leaves last.
+            number = self._first(Outgoing.READY) if self._rules.may_overtake else -1
+            if number < 0 or self._is_smaller(number & board.out_mask):
+                return -1
+        return int(number & board.out_mask) if self._is_own(number) else -1

@@ -230,9 +230,10 @@ class ParallelIterator(_BaseDataLoaderIter):
                 num_samples = 0 if isinstance(batch, Failure) else len(delivered.positions)
                 meter.num_copied_batches = self._inbox.num_copied
             meter.answered(asked, num_samples)
-            ranks = self._plan.arrived()
-            if self._pass.record is not None and ranks is not None:
-                self._pass.record.append(ranks)
+            self._plan.arrived()
+            if self._pass.record is not None and delivered is not None:
+                start = self._board.head[Head.EPOCH_START]
+                self._pass.record.append(delivered.positions - start)
             self._is_handing_over = False
         except BaseException as error:
             meter.answered(asked, 0)

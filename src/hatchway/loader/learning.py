@@ -33,7 +33,7 @@ def learn(
     times.observe(seconds)
     tell_cut(board, times)
     foresight.delivered(len(positions), now_s)
-    if has_plain_indices:
+    if has_plain_indices and foresight.model.wants(seconds):
         foresight.model.observe(board.run_at(board.key, positions), seconds)
 
 

@@ -58,6 +58,7 @@ class Plan:
         self._single = single
         self._foresight = foresight
         self._script: Script | None = None
+        self._goes_on = False
         self._in_hand: NDArray[np.int64] | None = None
         self.has_plain_indices = True
         self.progress = Progress()
@@ -99,6 +100,7 @@ class Plan:
         self._num_homes = self._num_planned = 0
         num_skipped = 0
         if progress is not None:
+            self._goes_on = True
             again = map(self._listed, sampler)
             self._waiting, self.progress, num_skipped = read_again(again, progress)
         head[Head.EPOCH_START] = head[Head.PUBLISHED] - num_skipped
@@ -163,7 +165,7 @@ class Plan:
         self._num_batches = self._num_delivered = 0
         self._waiting, self._upcoming_waits, self._prepared = [], [], []
         self.progress = Progress()
-        self._script = None
+        self._script, self._goes_on = None, False
         head = self._board.head
         head[Head.SCRIPT_TURN] = head[Head.SCRIPT_KNOWN] = head[Head.SCRIPT_END] = 0
         head[Head.EXHAUSTED] = 0
@@ -227,8 +229,10 @@ class Plan:
                 self.progress.read(self._publish(keys))
                 self._num_homes += 1
                 self._num_planned += len(keys)
-                self._note_turns(len(keys))
-                self._leave_out(len(keys))
+                if self._script is not None:
+                    self._note_turns(self._script, len(keys))
+                if self._goes_on:
+                    self._leave_out(len(keys))
             else:
                 self.progress.read(np.empty(0, np.int64))
             del self._waiting[0]
@@ -258,15 +262,13 @@ class Plan:
             self._num_homes += 1
             self._num_planned += len(keys)
 
-    def _note_turns(self, count: int) -> None:
+    def _note_turns(self, script: Script, count: int) -> None:
         """Note in which recorded batch each sample of the batch published last leaves."""
-        if self._script is None:
-            return
         board, head = self._board, self._board.head
         first = head[Head.PUBLISHED] - count
         rank = first - head[Head.EPOCH_START]
-        board.write(board.turn, first, self._script.turns_of(rank, count))
-        head[Head.SCRIPT_KNOWN] = self._script.num_known(rank + count)
+        board.write(board.turn, first, script.turns_of(rank, count))
+        head[Head.SCRIPT_KNOWN] = script.num_known(rank + count)
 
     def _leave_out(self, count: int) -> None:
         """Take away what was delivered, before this pass went on, of the batch published last."""
@@ -299,18 +301,17 @@ class Plan:
         """The training loop took a batch of these samples."""
         self._num_batches += 1
         self._num_delivered += len(positions)
-        self._in_hand = positions - self._board.head[Head.EPOCH_START]
-        self.progress.deliver(self._in_hand)
+        self._in_hand = positions
+        self.progress.deliver(positions, self._board.head[Head.EPOCH_START])
 
-    def arrived(self) -> NDArray[np.int64] | None:
-        """The batch that was delivered last is the caller's, or its failure; its ranks."""
-        ranks, self._in_hand = self._in_hand, None
-        return ranks
+    def arrived(self) -> None:
+        """The batch that was delivered last is the caller's, or its failure was raised."""
+        self._in_hand = None
 
     def take_back(self) -> None:
         """What was delivered and did not arrive, since Ctrl-C came between, is left to be done."""
         if self._in_hand is not None:
-            self.progress.take_back(self._in_hand)
+            self.progress.take_back(self._in_hand - self._board.head[Head.EPOCH_START])
             self._in_hand = None
 
     def work_left(self) -> int:

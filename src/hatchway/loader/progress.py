@@ -60,12 +60,13 @@ class Progress:
         """Whether what was delivered are the first ranks, without a gap."""
         return not self._missing
 
-    def deliver(self, ranks: NDArray[np.int64]) -> None:
-        """Note that these ranks, each for the first time, were delivered."""
-        first, last = int(ranks[0]), int(ranks[-1])
-        if first == self._end and last - first + 1 == len(ranks):
-            self._end = last + 1
+    def deliver(self, positions: NDArray[np.int64], start: int = 0) -> None:
+        """Note that these were delivered, each for the first time; rank 0 is at ``start``."""
+        first, last = int(positions[0]) - start, int(positions[-1]) - start
+        if first == self._end and last - first + 1 == len(positions):
+            self._end = last + 1  # the usual case, once a batch
             return
+        ranks = positions - start
         end = max(self._end, int(ranks.max()) + 1)
         self._missing.update(range(self._end, end))
         self._missing.difference_update(ranks.tolist())
