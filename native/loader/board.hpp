@@ -17,6 +17,9 @@ inline constexpr std::uint8_t none = 0, row = 1, collated = 3;
 namespace outgoing {
 inline constexpr std::uint8_t composed = 1, ready = 3;
 }
+namespace alive {
+inline constexpr std::uint8_t gone = 0;
+}
 namespace running {
 inline constexpr std::uint8_t sample = 1;
 }

@@ -183,7 +183,7 @@ inline std::int64_t next_early(const Board &at, std::size_t worker) {
     const std::int64_t num_processes = at.head[head::num_processes];
     std::int64_t num_slow = 0, finished = 0;
     for (std::size_t i = 0; i < at.num_workers; ++i)
-        num_slow += i != worker && at.running[i] == running::sample && at.alive[i] == 1 &&
+        num_slow += i != worker && at.running[i] == running::sample && at.alive[i] != alive::gone &&
                     at.lead[at.slot(at.current[i])] > 0;
     if (num_slow < num_processes - 1) return chosen;
     for (std::int64_t position = at.head[head::tail]; position < end; ++position) {

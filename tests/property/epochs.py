@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import default_collate
 
 from hatchway.loader.board import (
+    Alive,
     Block,
     BoardShape,
     Head,
@@ -76,7 +77,7 @@ class Epochs:
             rules,
             budget_bytes=1 << 20,
             load=self._load,
-            collate=self._collate,
+            collate=default_collate,
             rows=True,
             pure=setting.pure,
         )
@@ -225,7 +226,8 @@ class Epochs:
         while True:
             with self._visit:
                 self.commons.schedule.abandon()
-                busy = (self.board.running.array != Running.NOTHING) & (self.board.alive.array == 1)
+                is_there = self.board.alive.array != Alive.GONE
+                busy = (self.board.running.array != Running.NOTHING) & is_there
                 if not busy.any():
                     self._plan.forget()
                     break
@@ -394,6 +396,3 @@ class Epochs:
         elif self.setting.sample == "mixed" and number % 3 == 1:
             return dict(reversed(sample.items()))  # not the structure of a row
         return sample
-
-    def _collate(self, samples: list[Any]) -> Any:
-        return default_collate(samples)

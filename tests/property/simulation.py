@@ -219,6 +219,8 @@ class SimulatedPool:
 
     start: Any
     wake = Pool.wake
+    retire = Pool.retire
+    leaving = Pool.leaving
 
     def dead(self) -> list[tuple[int, int | None]]:
         return [(i, -9) for i, actor in self._processes.items() if not actor.alive]

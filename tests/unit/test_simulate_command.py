@@ -150,3 +150,25 @@ def test_it_runs_without_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_workers_that_follow_the_load_are_more_than_it_began_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = times(tmp_path, "seconds\n" + "0.05\n" * 2000)
+    options = ["--workers", "2", "--step", "0.01", "--epochs", "1", "--json"]
+    epochs_s = []
+    for more in ([], ["--max-workers", "16"]):
+        assert main(["simulate", path, *options, *more]) == 0
+        loaders = {one["loader"]: one for one in json.loads(capsys.readouterr().out)["loaders"]}
+        epochs_s.append(loaders["strict"]["epochs"][0]["epoch_s"])
+    assert epochs_s[1] < epochs_s[0] / 4
+
+
+def test_a_bound_below_what_it_begins_with_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", times(tmp_path, SKEWED), "--max-workers", "4"]) == 2
+    assert "--max-workers 4 is less than a device's share of --workers 8" in (
+        capsys.readouterr().err
+    )

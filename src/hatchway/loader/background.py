@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hatchway.loader.board import Board, Head, Running
+from hatchway.loader.board import Alive, Board, Head, Running
 
 # Starting a process costs 10 to 20 ms by fork and more than a second otherwise: no
 # sample that is shorter is worth one.
@@ -55,7 +55,7 @@ def too_many_slow(
         num_cores: How many cores there are for them.
     """
     started = board.started.array.copy()  # workers write it meanwhile
-    running = (board.running.array == Running.SAMPLE) & (board.alive.array == 1)
+    running = (board.running.array == Running.SAMPLE) & (board.alive.array != Alive.GONE)
     since = now_s - started[running & (started > 0)]  # between two samples it is 0
     slow_s = max(board.cut_s[0], worth_a_start_s)
     num_workers = max(num_seats, num_workers)

@@ -80,6 +80,14 @@ class Running:
     NAMES: Final = ("idle", "at a sample", "collating", "waiting for memory")
 
 
+class Alive:
+    """Whether a worker is there."""
+
+    GONE: Final = 0
+    HERE: Final = 1
+    LEAVING: Final = 2  # asked to end once it has handed over what it is at
+
+
 class Waiting:
     """What the training loop sleeps for."""
 
@@ -172,72 +180,57 @@ class Column:
         self.cells: Any = array.data
 
 
-_TABLES: dict[str, tuple[str, dict[str, str]]] = {
-    "positions": (
-        "positions",
-        {
-            "status": "u1",
-            "attempts": "u1",
-            "kind": "u1",
-            "worker": "i2",
-            "row": "i4",
-            "block": "i4",
-            "key": "i8",
-            "home": "i8",
-            "nbytes": "i8",
-            "seconds": "f4",
-            "cost": "f4",
-            "lead": "i4",
-            "turn": "i4",
-        },
-    ),
-    "homes": (
-        "homes",
-        {
-            "home_count": "i4",
-            "home_block": "i4",
-            "home_keys": "i4",
-            "home_emitted": "u1",
-            "home_first": "i8",
-            "home_epoch": "i8",
-            "home_start": "i8",
-        },
-    ),
-    "outgoing": (
-        "outgoing",
-        {
-            "out_status": "u1",
-            "out_kind": "u1",
-            "out_attempts": "u1",
-            "out_fixed": "u1",
-            "out_worker": "i2",
-            "out_count": "i4",
-            "out_block": "i4",
-            "out_first": "i8",
-            "out_nbytes": "i8",
-        },
-    ),
-    "workers": (
-        "workers",
-        {
-            "span": "u8",
-            "chunk_first": "i8",
-            "current": "i8",
-            "started": "f8",
-            "running": "u1",
-            "parked": "u1",
-            "alive": "u1",
-        },
-    ),
-    "blocks": (
-        "blocks",
-        {
-            "block_state": "u1",
-            "block_owner": "i2",
-            "block_offset": "i8",
-            "block_bytes": "i8",
-        },
-    ),
+_TABLES: dict[str, dict[str, str]] = {
+    "positions": {
+        "status": "u1",
+        "attempts": "u1",
+        "kind": "u1",
+        "worker": "i2",
+        "row": "i4",
+        "block": "i4",
+        "key": "i8",
+        "home": "i8",
+        "nbytes": "i8",
+        "seconds": "f4",
+        "cost": "f4",
+        "lead": "i4",
+        "turn": "i4",
+    },
+    "homes": {
+        "home_count": "i4",
+        "home_block": "i4",
+        "home_keys": "i4",
+        "home_emitted": "u1",
+        "home_first": "i8",
+        "home_epoch": "i8",
+        "home_start": "i8",
+    },
+    "outgoing": {
+        "out_status": "u1",
+        "out_kind": "u1",
+        "out_attempts": "u1",
+        "out_fixed": "u1",
+        "out_worker": "i2",
+        "out_count": "i4",
+        "out_block": "i4",
+        "out_first": "i8",
+        "out_nbytes": "i8",
+    },
+    "workers": {
+        "span": "u8",
+        "chunk_first": "i8",
+        "current": "i8",
+        "started": "f8",
+        "running": "u1",
+        "parked": "u1",
+        "alive": "u1",
+    },
+    "blocks": {
+        "block_state": "u1",
+        "block_owner": "i2",
+        "block_offset": "i8",
+        "block_bytes": "i8",
+    },
 }
 
 
@@ -384,7 +377,7 @@ class Board:
 
 def _columns(shape: BoardShape) -> list[tuple[str, str, int]]:
     columns = [("head", "i8", 64), ("cut_s", "f8", 2), ("schema", "u1", shape.schema_bytes)]
-    for size, table in _TABLES.values():
+    for size, table in _TABLES.items():
         columns += [(name, dtype, getattr(shape, size)) for name, dtype in table.items()]
     columns.append(("block_lent", "u8", shape.blocks * shape.words))
     columns.append(("members", "i8", shape.outgoing * shape.members))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch.utils.data
 from torch.utils.data import Dataset, Sampler
@@ -11,10 +11,16 @@ from torch.utils.data import Dataset, Sampler
 from hatchway.loader.access import is_iterable
 from hatchway.loader.costmodel import CostModel
 from hatchway.loader.iterator import ParallelIterator
-from hatchway.loader.options import LoaderOptions, cost_model
+from hatchway.loader.options import (
+    LoaderOptions,
+    cost_model,
+    most_workers,
+    resolve_num_workers,
+)
 from hatchway.loader.serial import SerialIterator
 from hatchway.loader.state import PassBook
 from hatchway.loader.statistics import LoaderStatistics, StatisticsBox
+from hatchway.loader.worker_count import AutoCount, WorkerCount
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -38,7 +44,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         sampler: As in torch.
         batch_sampler: As in torch; it says what each batch holds in any order.
         num_workers: As in torch; 0 loads in the calling process, one sample
-            after the other, with the same contents.
+            after the other, with the same contents. ``"auto"``: begins with one a core
+            and follows the load, up to ``max_workers``, without background workers.
         collate_fn: As in torch; runs in a worker, on views of shared memory.
         pin_memory: As in torch; pinned by the calling thread.
         drop_last: As in torch.
@@ -62,6 +69,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             percentile of recent times (at least twice their median).
         buffer_bytes: Bound of the shared buffer; None for a quarter of the
             memory that this process can take.
+        max_workers: Bound of ``num_workers="auto"``; None for 32, or twice the cores
+            where that is more.
         max_background_workers: How many workers may be started besides
             ``num_workers`` when slow samples hold all of these; None for as
             many again. Their ids go on from ``num_workers``.
@@ -94,7 +103,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         shuffle: bool | None = None,
         sampler: Sampler[Any] | Iterable[Any] | None = None,
         batch_sampler: Sampler[list[Any]] | Iterable[list[Any]] | None = None,
-        num_workers: int = 0,
+        num_workers: int | Literal["auto"] = 0,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         pin_memory: bool = False,
         drop_last: bool = False,
@@ -110,6 +119,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         order: str = "auto",
         slow_after_s: float | None = None,
         buffer_bytes: int | None = None,
+        max_workers: int | None = None,
         max_background_workers: int | None = None,
         max_displacement: int | None = None,
         sample_sizes: Any = None,
@@ -121,10 +131,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         LoaderOptions(
             order, slow_after_s, buffer_bytes, max_background_workers, max_displacement, seeding
         )
+        count = resolve_num_workers(num_workers, max_workers, max_background_workers)
         # Each under its own name: frameworks rebuild loaders from attributes.
         self.order = order
         self.slow_after_s = slow_after_s
         self.buffer_bytes = buffer_bytes
+        self.max_workers = max_workers
         self.max_background_workers = max_background_workers
         self.max_displacement = max_displacement
         self.sample_sizes = sample_sizes
@@ -133,6 +145,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self.replay = replay
         self.seeding = seeding
         self._costs: CostModel | None = None
+        self._worker_count: WorkerCount | None = None
         self._passes = PassBook()
         self._statistics = StatisticsBox()
         super().__init__(
@@ -141,7 +154,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             shuffle,
             sampler,
             batch_sampler,
-            num_workers,
+            count,
             collate_fn,
             pin_memory,
             drop_last,
@@ -173,6 +186,13 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         if self._costs is None:
             self._costs = cost_model(self.dataset, self.sample_sizes)
         return self._costs
+
+    @property
+    def worker_count(self) -> WorkerCount | None:
+        """Decides how many workers there are with ``num_workers="auto"``; else None."""
+        if self._worker_count is None and isinstance(self.num_workers, AutoCount):
+            self._worker_count = WorkerCount(self.num_workers, most_workers(self))
+        return self._worker_count
 
     def statistics(self) -> LoaderStatistics:
         """What the latest pass over this loader did so far, as a snapshot."""

@@ -30,11 +30,15 @@ class Foresight:
         model: What samples cost.
         num_workers: How many samples run at once: what the pace is as long as the
             training loop has not shown its own.
+
+    Attributes:
+        model: What samples cost.
+        num_workers: As given; it may change.
     """
 
     def __init__(self, model: CostModel, num_workers: int) -> None:
         self.model = model
-        self._num_workers = num_workers
+        self.num_workers = num_workers
         self._paces_s: deque[float] = deque(maxlen=_NUM_PACES)
         self._last_s = -1.0
 
@@ -52,7 +56,7 @@ class Foresight:
         """Seconds in which the training loop takes a sample; 0 while nothing is known."""
         if len(self._paces_s) >= _ENOUGH_PACES:
             return statistics.median(self._paces_s)
-        return self.model.mean_s / self._num_workers
+        return self.model.mean_s / self.num_workers
 
     def look(
         self, indices: NDArray[np.int64]

@@ -13,7 +13,7 @@ from torch.utils.data import _utils
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from hatchway.loader.background import LOOK_S, look_after_s
-from hatchway.loader.board import Head, Running, Waiting
+from hatchway.loader.board import Alive, Head, Running, Waiting
 from hatchway.loader.commons import Commons
 from hatchway.loader.cost import SampleTimes
 from hatchway.loader.delivery import Delivered
@@ -22,9 +22,15 @@ from hatchway.loader.failure import Failure
 from hatchway.loader.foresight import Foresight
 from hatchway.loader.inbox import Inbox
 from hatchway.loader.learning import learn, tell_cut
-from hatchway.loader.options import lookahead_batches, makes_batches_freely, resolve_order
+from hatchway.loader.options import (
+    lookahead_batches,
+    makes_batches_freely,
+    most_workers,
+    resolve_order,
+)
 from hatchway.loader.plan import Plan, nothing_upcoming
 from hatchway.loader.pool import Pool
+from hatchway.loader.process_crew import process_adaptation
 from hatchway.loader.rescue import Rescue
 from hatchway.loader.shared import wait_readable
 from hatchway.loader.sizing import commons_config
@@ -57,8 +63,9 @@ class ParallelIterator(_BaseDataLoaderIter):
         self._meter = Meter()
         cut, is_quantile = options.slow_cut
         self._times = SampleTimes(cut, is_quantile=is_quantile)
-        self._num_seats = loader.num_workers
-        self._max_workers = loader.num_workers
+        count = loader.worker_count
+        num_workers = loader.num_workers if count is None else count.count
+        self._max_workers = most_workers(loader)
         self._open = True
         self._is_handing_over = False
         self._broken_by = ""
@@ -68,21 +75,18 @@ class ParallelIterator(_BaseDataLoaderIter):
         has_next = loader.persistent_workers and loader.prepare_next_epoch
         self._upcoming = self._forecast.upcoming if has_next else nothing_upcoming
         self._free = makes_batches_freely(loader)
-        if self._order == "ready":
-            extra = options.max_background_workers
-            self._max_workers += loader.num_workers if extra is None else extra
         in_order = self._order == "strict"
         config = commons_config(loader, self._free, in_order, self._max_workers, self._pass.script)
         self._commons = Commons(config)
         self._board = self._commons.board
         self._visit = self._commons.locked(self._commons.training_process)
         head = self._board.head
-        head[Head.NUM_SEATS] = self._num_seats
+        head[Head.NUM_SEATS] = num_workers
         tell_cut(self._board, self._times)
-        self._foresight = Foresight(loader.costs, loader.num_workers)
+        self._foresight = Foresight(loader.costs, num_workers)
         self._plan = Plan(
             self._commons,
-            window=lookahead_batches(loader),
+            window=lookahead_batches(loader, num_workers),
             batch_size=config.rules.batch_size if self._free else None,
             single=not self._auto_collation,
             foresight=self._foresight,
@@ -94,7 +98,7 @@ class ParallelIterator(_BaseDataLoaderIter):
             collate_fn=loader.collate_fn,
             worker_init_fn=loader.worker_init_fn,
             worker_id=-1,
-            num_workers=loader.num_workers,
+            num_workers=loader.num_workers if count is None else self._max_workers,
             base_seed=self._pass.base_seed,
             auto_collation=self._auto_collation,
             rows=self._auto_collation,
@@ -102,6 +106,9 @@ class ParallelIterator(_BaseDataLoaderIter):
         )
         self._pool = Pool(task, loader.multiprocessing_context)
         self._rescue = Rescue(self._commons, self._pool, self._meter)
+        self._adaptation = process_adaptation(
+            loader, self._pool, self._plan, self._foresight, self._rescue.replace_dead
+        )
         self._box.follow(self)
         try:
             self._begin(first=True)
@@ -119,6 +126,8 @@ class ParallelIterator(_BaseDataLoaderIter):
             buffer_bytes=self._commons.config.buffer_bytes,
             buffer_used_bytes=self._commons.heap.used_bytes(),
             buffer_peak_bytes=board.head[Head.PEAK],
+            num_workers=board.head[Head.NUM_SEATS],
+            num_workers_reason="" if self._adaptation is None else self._adaptation.reason,
             num_workers_alive=self._pool.size if self._open else 0,
             order=self._order,
         )
@@ -161,8 +170,10 @@ class ParallelIterator(_BaseDataLoaderIter):
             if not first:
                 self._pool.wake(self._pool.size)
         if first:
-            for worker_id in range(1, self._num_seats):
+            for worker_id in range(1, self._board.head[Head.NUM_SEATS]):
                 self._pool.start(worker_id)
+        if self._adaptation is not None:
+            self._adaptation.begin(time.monotonic(), 0.0)
 
     def _reset(self, loader: Any, first_iter: bool = False) -> None:
         """Begin another epoch with the same workers (``persistent_workers=True``)."""
@@ -186,7 +197,7 @@ class ParallelIterator(_BaseDataLoaderIter):
         while True:
             with self._visit:
                 commons.schedule.abandon()
-                busy = (board.running.array != Running.NOTHING) & (board.alive.array == 1)
+                busy = (board.running.array != Running.NOTHING) & (board.alive.array != Alive.GONE)
                 if not busy.any():
                     self._plan.forget()
                     break
@@ -254,6 +265,8 @@ class ParallelIterator(_BaseDataLoaderIter):
     def _note(self, delivered: Delivered) -> None:
         """Learn from the times and the order of a batch's samples."""
         positions, board = delivered.positions, self._board
+        if self._adaptation is not None:
+            self._adaptation.delivered(float(board.run_at(board.seconds, positions).sum()))
         learn(
             board,
             positions,
@@ -279,6 +292,7 @@ class ParallelIterator(_BaseDataLoaderIter):
         board, commons, plan = self._board, self._commons, self._plan
         head, delivery = board.head, commons.delivery
         self._is_handing_over = True
+        self._adapt()
         plan.draw(1)
         while True:
             self._inbox.release_dropped()
@@ -301,20 +315,32 @@ class ParallelIterator(_BaseDataLoaderIter):
                 if asked - self._helped > LOOK_S:
                     self._help()  # what is slow now may hold all workers in the loop's step
                 return delivered
-            if not plan.draw(None):
+            if not (plan.draw(None) or self._adapt(waits=True)):
                 out, slept = head[Head.OUT_HEAD], time.monotonic()
                 is_held = head[Head.HELD_OUT] == out + 1
                 self._sleep(asked, holds_back=holds_back)
+                slept_s = time.monotonic() - slept
+                self._meter.starved_s += slept_s
                 if is_held:
-                    self._meter.stalled(out, time.monotonic() - slept)
+                    self._meter.stalled(out, slept_s)
         self._is_handing_over = False
         plan.end()
         return None
 
+    def _adapt(self, *, waits: bool = False) -> bool:
+        """Have the number of workers follow the load; whether one was started."""
+        adaptation = self._adaptation
+        if adaptation is None:
+            return False
+        now = time.monotonic()
+        if now >= adaptation.next_s:
+            adaptation.look(now, self._meter.starved_s)
+        return waits and adaptation.grow()
+
     def _help(self) -> None:
-        if self._order == "ready":
+        if self._order == "ready" and self._adaptation is None:
             self._helped = time.monotonic()
-            self._rescue.help(self._num_seats, self._max_workers)
+            self._rescue.help(self._board.head[Head.NUM_SEATS], self._max_workers)
 
     def _sleep(self, asked: float, *, holds_back: bool) -> None:
         """Wait for a batch, for a worker's death, or for samples to become slow."""
@@ -333,6 +359,8 @@ class ParallelIterator(_BaseDataLoaderIter):
             look_s = left_s if look_s is None else min(look_s, left_s)
         look_s = _LONGEST_LOOK_S if look_s is None else min(look_s, _LONGEST_LOOK_S)
         begun = time.monotonic()
+        if self._adaptation is not None:
+            look_s = min(look_s, max(0.0, self._adaptation.next_s - begun))
         readable = wait_readable([bell.fileno(), *self._pool.sentinels()], look_s)
         self._is_handing_over = True
         waited_long = time.monotonic() - begun >= _LONGEST_LOOK_S

@@ -23,6 +23,10 @@ __all__ = [
 ]
 
 
+# What a worker process is taken to need while none was measured.
+ASSUMED_WORKER_BYTES = 128 << 20
+
+
 @dataclass(frozen=True)
 class CpuLimits:
     """How many cores exist, and how many of them this process may use.
@@ -118,6 +122,36 @@ def cpu_limits(root: Path = Path("/")) -> CpuLimits:
         num_affinity=len(usable) or num_online,
         cgroup_quota=min(quotas, default=None),
     )
+
+
+@dataclass(frozen=True)
+class ProcessUsage:
+    """What a process takes of the cores.
+
+    Attributes:
+        cpu_s: Processor seconds so far.
+        is_runnable: Whether it runs or waits for a core now.
+    """
+
+    cpu_s: float
+    is_runnable: bool
+
+
+def process_usage(pid: int, root: Path = Path("/")) -> ProcessUsage | None:
+    """Return what a process takes of the cores; None where ``/proc`` does not say."""
+    # The name, in parentheses, may hold anything.
+    words = _read(root / f"proc/{pid}/stat").rpartition(")")[2].split()
+    if len(words) < 13:
+        return None
+    ticks = int(words[11]) + int(words[12])
+    return ProcessUsage(ticks / os.sysconf("SC_CLK_TCK"), words[0] == "R")
+
+
+def process_memory_bytes(pid: int, root: Path = Path("/")) -> int:
+    """Return the memory of a process's own, its share of what it shares included; 0 if unknown."""
+    words = _field(root / f"proc/{pid}/smaps_rollup", "Pss_Anon").split()
+    kibibytes = _to_int(words[0]) if words else None
+    return 1024 * (kibibytes or 0)
 
 
 def _available_by_sysconf() -> int | None:

@@ -17,11 +17,19 @@ from torch.utils.data import (
 from hatchway.loader.cost import SLOW_QUANTILE
 from hatchway.loader.costmodel import CostModel
 from hatchway.loader.heap import ADDRESSES_PER_BYTE
-from hatchway.loader.machine import available_address_bytes, available_memory_bytes
+from hatchway.loader.machine import (
+    ASSUMED_WORKER_BYTES,
+    available_address_bytes,
+    available_memory_bytes,
+    cpu_quota,
+)
 from hatchway.loader.window import window_batches
+from hatchway.loader.worker_count import AutoCount
 
 _LEAST_BUFFER_BYTES = 1 << 20
 _DEFAULT_LEAST_BUFFER_BYTES = 64 << 20
+# Samples that wait (for a network, say) keep many more workers busy than there are cores.
+_DEFAULT_MOST_WORKERS = 32
 
 
 @dataclass(frozen=True)
@@ -135,10 +143,67 @@ def resolve_order(loader: Any) -> Literal["strict", "ready"]:
     return "ready" if _is_random(loader) else "strict"
 
 
-def lookahead_batches(loader: Any) -> int:
-    """How many batches may be under way or finished before they are asked for."""
+def resolve_num_workers(
+    num_workers: object, max_workers: int | None, max_background_workers: int | None
+) -> int:
+    """What ``num_workers`` means here: an int, for ``"auto"`` an ``AutoCount``.
+
+    Raises:
+        ValueError: If it is neither, or a bound has nothing to bound.
+        TypeError: If ``max_workers`` is no int.
+    """
+    _whole("max_workers", max_workers, 1)
+    if isinstance(num_workers, str):
+        if num_workers != "auto":
+            raise ValueError(f"num_workers must be a number or 'auto', not {num_workers!r}")
+        num_workers = AutoCount(min(first_num_workers(), max_workers or _DEFAULT_MOST_WORKERS))
+    if isinstance(num_workers, AutoCount):
+        if max_background_workers is not None:
+            raise ValueError(
+                f"max_background_workers={max_background_workers} has no meaning with "
+                "num_workers='auto', which adds workers as they are needed: bound them all by "
+                "max_workers="
+            )
+    elif max_workers is not None:
+        raise ValueError(
+            f"max_workers={max_workers} bounds num_workers='auto', and num_workers is "
+            f"{num_workers!r}; leave one of them out"
+        )
+    return num_workers  # type: ignore[return-value]
+
+
+def first_num_workers() -> int:
+    """How many workers ``"auto"`` begins with: one a core, as far as there is memory."""
+    in_memory = available_memory_bytes() // (2 * ASSUMED_WORKER_BYTES)
+    return max(1, min(int(cpu_quota()), in_memory))
+
+
+def most_workers(loader: Any) -> int:
+    """How many workers there may be in all, background workers included."""
+    num_workers: int = loader.num_workers
+    if isinstance(num_workers, AutoCount):
+        return loader.max_workers or max(_DEFAULT_MOST_WORKERS, 2 * num_workers)
+    if resolve_order(loader) != "ready":
+        return num_workers
+    extra = loader.max_background_workers
+    return num_workers + (num_workers if extra is None else extra)
+
+
+def most_seats(loader: Any) -> int:
+    """How many workers there may be, without background workers."""
+    is_auto = isinstance(loader.num_workers, AutoCount)
+    return most_workers(loader) if is_auto else loader.num_workers
+
+
+def lookahead_batches(loader: Any, num_workers: int) -> int:
+    """How many batches may be under way or finished before they are asked for.
+
+    Args:
+        loader: The user's.
+        num_workers: How many workers it has.
+    """
     batch_size = None if has_own_batches(loader) else loader.batch_size or 1
-    return window_batches(loader.num_workers, loader.prefetch_factor, batch_size)
+    return window_batches(num_workers, loader.prefetch_factor, batch_size)
 
 
 def has_own_batches(loader: Any) -> bool:

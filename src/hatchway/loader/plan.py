@@ -40,6 +40,7 @@ class Plan:
     Attributes:
         has_plain_indices: Whether all keys so far were ints.
         progress: How far the epoch has come.
+        window: How many batches may be planned and not delivered.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Plan:
     ) -> None:
         self._commons = commons
         self._board = commons.board
-        self._window = window
+        self.window = window
         self._batch_size = batch_size
         self._single = single
         self._foresight = foresight
@@ -351,12 +352,12 @@ class Plan:
 
     def _has_room(self, ahead: int) -> bool:
         if self._batch_size is None:
-            return self._num_homes - self._num_batches + ahead < self._window
+            return self._num_homes - self._num_batches + ahead < self.window
         head = self._board.head
         if ahead <= 0 and head[Head.SCRIPT_KNOWN] <= head[Head.SCRIPT_TURN] < head[Head.SCRIPT_END]:
             return True  # a recorded batch waits for a sample that is not planned yet
         planned = self._num_planned + ahead * self._batch_size
-        return planned - self._num_delivered < self._window * self._batch_size
+        return planned - self._num_delivered < self.window * self._batch_size
 
     def _publish(self, keys: list[Any]) -> NDArray[np.int64] | None:
         """Plan a home batch; return its keys if they are plain ints."""

@@ -8,14 +8,14 @@ import os
 import time
 import warnings
 import weakref
-from pathlib import Path
 from pickle import PicklingError
 from typing import Any
 
 import torch
 
-from hatchway.loader.board import Head
+from hatchway.loader.board import Alive, Board, Head
 from hatchway.loader.commons import Commons
+from hatchway.loader.machine import ProcessUsage, process_memory_bytes, process_usage
 from hatchway.loader.task import WorkerTask
 from hatchway.loader.worker import main
 
@@ -40,6 +40,11 @@ class Pool:
         self._commons = task.commons
         self._finalizer = weakref.finalize(self, _close, self._processes, task.commons, os.getpid())
 
+    @property
+    def board(self) -> Board:
+        """What the workers and the training process share."""
+        return self._commons.board
+
     def start(self, worker_id: int) -> None:
         """Start the process of ``worker_id``, which has none."""
         board = self._commons.board
@@ -49,11 +54,11 @@ class Pool:
             name=f"hatchway-worker-{worker_id}",
         )
         process.daemon = True
-        board.alive.cells[worker_id] = 1
+        board.alive.cells[worker_id] = Alive.HERE
         try:
             process.start()
         except OSError:
-            board.alive.cells[worker_id] = 0
+            board.alive.cells[worker_id] = Alive.GONE
             raise
         except (TypeError, AttributeError, PicklingError):
             warnings.warn(
@@ -65,6 +70,20 @@ class Pool:
             raise
         self._processes[worker_id] = process
         board.head[Head.NUM_PROCESSES] = len(self._processes)
+
+    def retire(self, worker_id: int) -> None:
+        """Ask a worker to end once it has handed over what it is at."""
+        self._commons.board.alive.cells[worker_id] = Alive.LEAVING
+        self._commons.worker_bells[worker_id].ring()
+
+    def leaving(self) -> list[int]:
+        """The ids of those that were asked to end, until they are forgotten."""
+        alive = self._commons.board.alive.cells
+        return [worker_id for worker_id in self._processes if alive[worker_id] == Alive.LEAVING]
+
+    def is_parked(self, worker_id: int) -> bool:
+        """Whether a worker sleeps for want of work, or of memory."""
+        return bool(self._commons.board.parked.cells[worker_id])
 
     def sentinels(self) -> list[int]:
         """Descriptors that become readable when a worker ends."""
@@ -82,6 +101,7 @@ class Pool:
         """A dead worker's work was put back: its id is free."""
         with contextlib.suppress(ValueError):  # gone, but never reaped: SIGCHLD is ignored
             self._processes.pop(worker_id).close()
+        self._commons.board.head[Head.NUM_PROCESSES] = len(self._processes)
 
     def wake(self, count: int) -> None:
         """Wake up to ``count`` sleeping workers. Holds the lock."""
@@ -93,14 +113,19 @@ class Pool:
         return bool(self._context.get_start_method() == "fork")
 
     def num_computing(self) -> int:
-        """How many workers run or wait for a core now; 0 where /proc does not say."""
-        states = []
-        for process in self._processes.values():
-            with contextlib.suppress(OSError):
-                stat = Path(f"/proc/{process.pid}/stat").read_text()
-                # The name, in parentheses, may hold anything.
-                states.append(stat[stat.rindex(")") + 2])
-        return states.count("R")
+        """How many workers run or wait for a core now; 0 where the system does not say."""
+        return sum(usage.is_runnable for usage in self.usages().values())
+
+    def usages(self) -> dict[int, ProcessUsage]:
+        """What each worker takes of the cores, as far as the system says."""
+        found = {
+            worker_id: process_usage(process.pid) for worker_id, process in self._processes.items()
+        }
+        return {worker_id: usage for worker_id, usage in found.items() if usage is not None}
+
+    def memory_bytes(self, worker_id: int) -> int:
+        """The memory of a worker's own; 0 where the system does not say."""
+        return process_memory_bytes(self._processes[worker_id].pid)
 
     @property
     def size(self) -> int:

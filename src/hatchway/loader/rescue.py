@@ -6,7 +6,7 @@ import time
 
 from hatchway.loader import payload
 from hatchway.loader.background import WORTH_A_FORK_S, WORTH_A_SPAWN_S, too_many_slow
-from hatchway.loader.board import Kind, Running
+from hatchway.loader.board import Alive, Kind, Running
 from hatchway.loader.commons import Commons
 from hatchway.loader.errors import WorkerDiedError
 from hatchway.loader.failure import collating, death_of, describe_exit
@@ -35,16 +35,22 @@ class Rescue:
     def replace_dead(self) -> None:
         """Put back what dead workers had taken, and start others in their place.
 
+        Not in the place of those that were asked to leave.
+
         Raises:
             WorkerDiedError: If workers keep dying before they begin a sample.
         """
         for worker_id, exit_code in self._pool.dead():
-            self._put_back(worker_id, exit_code)
+            has_left = self._board.alive.cells[worker_id] == Alive.LEAVING
+            self._put_back(worker_id, exit_code, may_be_idle=has_left)
             self._pool.forget(worker_id)
-            self.meter.num_restarts += 1
-            self._pool.start(worker_id)
+            if has_left:
+                self.meter.num_retired += 1
+            else:
+                self.meter.num_restarts += 1
+                self._pool.start(worker_id)
 
-    def _put_back(self, worker_id: int, exit_code: int | None) -> None:
+    def _put_back(self, worker_id: int, exit_code: int | None, *, may_be_idle: bool) -> None:
         commons, board = self._commons, self._board
         with self._visit:
             left = commons.schedule.reclaim(worker_id)
@@ -53,7 +59,7 @@ class Rescue:
                 self._give_up(left, worker_id, exit_code)
             commons.delivery.compose()
             self._pool.wake(board.shape.workers)
-        if left.position is not None or left.outgoing is not None:
+        if may_be_idle or left.position is not None or left.outgoing is not None:
             self._idle_deaths = 0
             return
         if self.meter.num_samples != self._seen:

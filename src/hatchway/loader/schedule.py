@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hatchway.loader.board import Board, Head, Kind, Outgoing, Running, Status
+from hatchway.loader.board import Alive, Board, Head, Kind, Outgoing, Running, Status
 from hatchway.loader.heap import Heap
 from hatchway.loader.script import is_awaited
 
@@ -225,7 +225,7 @@ class Schedule:
         board.span.cells[worker] = 0
         board.running.cells[worker] = 0
         board.parked.cells[worker] = 0
-        board.alive.cells[worker] = 0
+        board.alive.cells[worker] = Alive.GONE
         return Reclaimed(died_on, outgoing, doing == Running.COLLATE, attempts)
 
     def _uncollate(self, home: int) -> None:
@@ -312,7 +312,7 @@ class Schedule:
         board = self._board
         at_sample = board.running.array == Running.SAMPLE
         at_sample[but] = False
-        at = board.current.array[at_sample & (board.alive.array == 1)]
+        at = board.current.array[at_sample & (board.alive.array != Alive.GONE)]
         return int(np.count_nonzero(board.run_at(board.lead, at)))
 
     def _give(self, worker: int, first: int, count: int) -> None:

@@ -16,7 +16,12 @@ from torch.utils.data._utils.collate import (
 )
 
 from hatchway.loader.commons import CommonsConfig
-from hatchway.loader.options import default_buffer_bytes, has_own_batches, lookahead_batches
+from hatchway.loader.options import (
+    default_buffer_bytes,
+    has_own_batches,
+    lookahead_batches,
+    most_seats,
+)
 from hatchway.loader.rules import DeliveryRules
 from hatchway.loader.script import Script
 from hatchway.loader.window import DEPTH, board_shape
@@ -36,7 +41,7 @@ def commons_config(
         num_workers: How many workers there may be in all.
         script: The recorded order that the pass is to have, or None.
     """
-    window = lookahead_batches(loader)
+    window = lookahead_batches(loader, most_seats(loader))
     batch_size = loader.batch_size or 1
     shape = board_shape(
         window,

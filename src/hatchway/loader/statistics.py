@@ -39,9 +39,13 @@ class LoaderStatistics:
         num_bound_stalls: How often the loop waited because ``max_displacement``
             forbade a batch that was finished.
         bound_stall_s: Seconds of waiting for that reason.
+        num_workers: How many workers there should be: as the user said, or what
+            ``num_workers="auto"`` came to.
+        num_workers_reason: With ``"auto"``, why there are not more, or not fewer.
         num_workers_alive: Worker processes now, background workers included.
         num_background_workers: Workers started because slow samples held nearly all.
         num_restarts: Workers that died and were replaced.
+        num_retired: Workers that ``"auto"`` let go.
         order: ``"strict"`` or ``"ready"``, as it was chosen; empty before the first pass.
     """
 
@@ -62,9 +66,12 @@ class LoaderStatistics:
     displacement_quantiles: tuple[int, int, int] = (0, 0, 0)
     num_bound_stalls: int = 0
     bound_stall_s: float = 0.0
+    num_workers: int = 0
+    num_workers_reason: str = ""
     num_workers_alive: int = 0
     num_background_workers: int = 0
     num_restarts: int = 0
+    num_retired: int = 0
     order: str = ""
 
     @property
@@ -81,7 +88,9 @@ class Meter:
         self.num_batches = 0
         self.num_copied_batches = 0
         self.num_restarts = 0
+        self.num_retired = 0
         self.num_background_workers = 0
+        self.starved_s = 0.0  # of the waiting: asleep, since no batch was ready
         self._stalled_batch = -1
         self._num_stalls = 0
         self._stall_s = 0.0
@@ -148,6 +157,7 @@ class Meter:
             bound_stall_s=self._stall_s,
             num_background_workers=self.num_background_workers,
             num_restarts=self.num_restarts,
+            num_retired=self.num_retired,
             **others,  # type: ignore[arg-type]
         )
 

@@ -10,7 +10,7 @@ import torch
 
 from hatchway.base.units import format_bytes
 from hatchway.loader import native, payload
-from hatchway.loader.board import Head, Kind, Outgoing, Running, Waiting
+from hatchway.loader.board import Alive, Head, Kind, Outgoing, Running, Waiting
 from hatchway.loader.commons import Commons
 from hatchway.loader.copying import copy_bytes
 from hatchway.loader.errors import BufferFullError, SharedMemoryError
@@ -134,16 +134,20 @@ class Store:
             return True  # the epoch is given up: nobody will free any
         if not waiting or self._commons.delivery.is_ready():
             return False
-        running, alive = board.running.array, board.alive.array == 1
+        running, alive = board.running.array, board.alive.array
         busy = (running == Running.SAMPLE) | (running == Running.COLLATE)
         idle = running == Running.NOTHING
         about_to_look = idle & (board.parked.array == 0)
         can_collate = idle & bool((board.out_status.array == Outgoing.COMPOSED).any())
-        return not (alive & (busy | about_to_look | can_collate)).any()
+        # Who is to leave finishes what it is at, and takes nothing new.
+        takes_more = (alive == Alive.HERE) & (about_to_look | can_collate)
+        return not ((busy & (alive != Alive.GONE)) | takes_more).any()
 
     def _is_first(self) -> bool:
         board = self._board
-        waiting = (board.running.array == Running.WAITING_FOR_MEMORY) & (board.alive.array == 1)
+        waiting = (board.running.array == Running.WAITING_FOR_MEMORY) & (
+            board.alive.array != Alive.GONE
+        )
         return bool(board.current.cells[self._worker_id] == board.current.array[waiting].min())
 
     def prepare_rows(self, home: int) -> None:

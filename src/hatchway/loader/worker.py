@@ -17,7 +17,7 @@ from torch.utils.data._utils import worker as torch_worker
 
 from hatchway.loader import payload
 from hatchway.loader.admission import VISIT_S, Admission
-from hatchway.loader.board import Head, Kind, Outgoing, Running, Waiting
+from hatchway.loader.board import Alive, Head, Kind, Outgoing, Running, Waiting
 from hatchway.loader.collating import keep_off_shared_memory
 from hatchway.loader.failure import CAUGHT
 from hatchway.loader.samples import SampleRunner
@@ -110,8 +110,12 @@ class Worker:
             ring = head[Head.WAITING] == Waiting.EPOCH_END or commons.has_news(
                 holds_back=holds_back
             )
-            out = commons.delivery.claim_collate(me)
-            if out >= 0:
+            is_leaving = board.alive.cells[me] == Alive.LEAVING
+            out = -1 if is_leaving else commons.delivery.claim_collate(me)
+            if is_leaving:
+                self._leave()
+                work = -1
+            elif out >= 0:
                 work = out
                 board.running.cells[me] = Running.COLLATE
             elif self._admission.has_seat(time.monotonic()):
@@ -123,9 +127,16 @@ class Worker:
                 head[Head.WAITING] = Waiting.NOTHING
         if ring:
             commons.bell.ring()
-        if work is None and head[Head.WAITING]:
+        if (work is None or is_leaving) and head[Head.WAITING]:
             commons.wake_for_memory()  # nobody else may be left to free some
         return work
+
+    def _leave(self) -> None:
+        """Have nothing to do with the board any more. Holds the lock."""
+        commons = self._commons
+        self._board.running.cells[self._id] = Running.NOTHING
+        if commons.delivery.has_to_collate() or commons.schedule.has_work():
+            commons.wake_an_idle_worker()  # this one may have been woken for it
 
     def _next_work_natively(self, last: int) -> Claim | None:
         """The native twin of the rest of a visit, for the common case; None in others."""

@@ -59,6 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Hatchway's bound of how far samples come after their turn (default: none)",
     )
     parser.add_argument(
+        "--max-workers",
+        type=_positive,
+        metavar="WORKERS",
+        help="Hatchway's number of workers follows the load (num_workers='auto'), from each "
+        "device's share of --workers up to this many (default: it is fixed)",
+    )
+    parser.add_argument(
         "--cores",
         type=_positive_number,
         help="samples compute: at most so many at full speed at once, on all workers together "
@@ -98,6 +105,11 @@ def run(args: argparse.Namespace) -> int:
             f"--workers {args.workers} is less than --devices {args.devices}: each device's "
             "loader needs a worker of its own"
         )
+    if args.max_workers is not None and args.max_workers * args.devices < args.workers:
+        return _refuse(
+            f"--max-workers {args.max_workers} is less than a device's share of --workers "
+            f"{args.workers}, which its loader begins with"
+        )
     from hatchway.cli.simulate.report import Report
     from hatchway.loader.simulator import LOADERS, Costs, Setting, simulate
 
@@ -110,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
         num_cores=args.cores,
         seed=args.seed,
         max_displacement=args.max_displacement,
+        max_workers=args.max_workers,
         costs=Costs(sample_s=args.overhead, fork_s=args.start),
     )
     left_out = {"both": (), "ready": ("strict",), "strict": ("ready",)}[args.order]

@@ -69,6 +69,7 @@ class Cores:
         # What each running sample has had since the beginning, in seconds of a core;
         # a sample is done when that has grown by what it takes.
         self._served_s = 0.0
+        self._used_s = 0.0
         self._looked_s = 0.0
         self._running: list[Event] = []
         self._numbers = itertools.count()
@@ -83,6 +84,17 @@ class Cores:
         heapq.heappush(self._running, Event(self._served_s + seconds, next(self._numbers), done))
         self._plan()
 
+    @property
+    def used_s(self) -> float:
+        """Seconds of a core that samples have had so far; 0 where they wait."""
+        self._serve()
+        return self._used_s
+
+    @property
+    def num_running(self) -> int:
+        """How many samples run or wait for a core; 0 where they wait for something else."""
+        return len(self._running)
+
     def _speed(self) -> float:
         if self.num_cores is None or not self._running:
             return 1.0
@@ -90,7 +102,9 @@ class Cores:
 
     def _serve(self) -> None:
         now_s = self._timeline.now_s
-        self._served_s += (now_s - self._looked_s) * self._speed()
+        each_s = (now_s - self._looked_s) * self._speed()
+        self._served_s += each_s
+        self._used_s += each_s * len(self._running)
         self._looked_s = now_s
 
     def _plan(self) -> None:

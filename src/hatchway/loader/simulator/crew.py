@@ -12,11 +12,11 @@ from functools import partial
 import numpy as np
 
 from hatchway.loader.admission import VISIT_S, Admission
-from hatchway.loader.board import Head, Kind, Running, Status, Waiting
+from hatchway.loader.board import Alive, Head, Kind, Running, Status, Waiting
 from hatchway.loader.commons import Commons
 from hatchway.loader.cost import ChunkSize
 from hatchway.loader.schedule import Claim
-from hatchway.loader.simulator.clock import Cores, Event, Timeline
+from hatchway.loader.simulator.clock import Act, Cores, Event, Timeline
 from hatchway.loader.simulator.commons import ROW_BLOCK_BYTES
 from hatchway.loader.simulator.setting import Costs
 
@@ -60,6 +60,7 @@ class SimulatedWorker:
         cores: What its samples run on.
         times_s: Seconds of each sample, by the dataset's index.
         costs: What the loader itself takes.
+        on_leave: Called when it has left, since it was asked to.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class SimulatedWorker:
         cores: Cores,
         times_s: Sequence[float],
         costs: Costs,
+        on_leave: Act,
     ) -> None:
         self._commons = commons
         self._board = commons.board
@@ -78,10 +80,12 @@ class SimulatedWorker:
         self._cores = cores
         self._times_s = times_s
         self._costs = costs
+        self._on_leave = on_leave
         self._admission = Admission(commons, worker_id)
         self._spans = self._admission.spans = Spans(commons)
         self._chunk_size = ChunkSize()
         self._nap: Event | None = None
+        self._is_asleep = False
         self._claim = Claim(0, 0)
         self._visited_s = 0.0
         self._num_since_visit = self._num_run = 0
@@ -92,6 +96,9 @@ class SimulatedWorker:
         self._visit()
 
     def _wake(self) -> None:
+        if not self._is_asleep:
+            return
+        self._is_asleep = False
         if self._nap is not None:
             self._nap.cancel()
             self._nap = None
@@ -102,6 +109,7 @@ class SimulatedWorker:
         board, delivery = self._board, self._commons.delivery
         now_s = self._timeline.now_s
         self._nap = None
+        self._is_asleep = False
         board.parked.cells[self._id] = 0
         self._admission.end_chunk(is_whole=self._num_run == self._claim.count)
         holds_back = False
@@ -109,6 +117,11 @@ class SimulatedWorker:
             board.started.cells[self._id] = 0.0
             holds_back = delivery.compose(last, now_s)
         ring = self._commons.has_news(holds_back=holds_back)
+        if board.alive.cells[self._id] == Alive.LEAVING:
+            board.running.cells[self._id] = Running.NOTHING
+            self._ring_if(ring)
+            self._on_leave()
+            return
         out = delivery.claim_collate(self._id)
         claim: Claim | None = None
         if out >= 0:
@@ -126,6 +139,7 @@ class SimulatedWorker:
             self._look_around()
             self._run_next()
         else:
+            self._is_asleep = True
             self._claim, self._num_run = Claim(0, 0), 0
             if self._admission.look_again_s is not None:
                 self._nap = self._timeline.after(self._admission.look_again_s, self._visit)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
+from hatchway.loader.adaptation import Adaptation, Usage
 from hatchway.loader.background import LOOK_S, WORTH_A_FORK_S, look_after_s, too_many_slow
-from hatchway.loader.board import Head, Running, Waiting
+from hatchway.loader.board import Alive, Head, Running, Waiting
 from hatchway.loader.cost import SLOW_QUANTILE, SampleTimes
 from hatchway.loader.costmodel import CostModel
 from hatchway.loader.delivery import Delivered
@@ -21,6 +24,7 @@ from hatchway.loader.simulator.crew import SimulatedWorker
 from hatchway.loader.simulator.device import Give
 from hatchway.loader.simulator.place import Place
 from hatchway.loader.window import DEPTH, board_shape, window_batches
+from hatchway.loader.worker_count import WorkerCount
 
 
 class HatchwayLoader:
@@ -50,14 +54,20 @@ class HatchwayLoader:
         self._times_s = place.times_s
         self._batches = _batches(place.order.tolist(), setting.batch_size)
         self._is_free = is_free
-        self._num_seats = place.num_workers
+        num_workers = place.num_workers
         extra = setting.max_background_workers
-        self._most = self._num_seats
-        if is_free:
-            self._most += self._num_seats if extra is None else extra
+        self._most = num_workers
+        if setting.max_workers is not None:
+            self._most = setting.max_workers
+        elif is_free:
+            self._most += num_workers if extra is None else extra
         self._workers: dict[int, SimulatedWorker] = {}
         size = setting.batch_size
-        window = window_batches(self._num_seats, setting.prefetch_factor, size)
+
+        def window_of(num_workers: int) -> int:
+            return window_batches(num_workers, setting.prefetch_factor, size)
+
+        most_seats = num_workers if setting.max_workers is None else self._most
         rules = DeliveryRules(
             fixed=not is_free,
             in_order=not is_free,
@@ -67,23 +77,33 @@ class HatchwayLoader:
             rows_are_batch=True,
             max_displacement=setting.max_displacement if is_free else None,
         )
-        shape = board_shape(window, size, free=is_free, num_workers=self._most)
-        self._commons = simulated_commons(shape, rules, self._num_seats)
+        shape = board_shape(window_of(most_seats), size, free=is_free, num_workers=self._most)
+        self._commons = simulated_commons(shape, rules, num_workers)
         self._commons.bell.on_ring = self._wake  # type: ignore[attr-defined]
         self._board = self._commons.board
         self._sample_times = SampleTimes(SLOW_QUANTILE, is_quantile=True)
         tell_cut(self._board, self._sample_times)
-        self._foresight = Foresight(model, self._num_seats)
+        self._foresight = Foresight(model, num_workers)
         self._plan = Plan(
             self._commons,
-            window=window,
+            window=window_of(num_workers),
             batch_size=size if is_free else None,
             single=False,
             foresight=self._foresight,
         )
         self._give: Give | None = None
-        self._asked_s = self._helped_s = 0.0
+        self._asked_s = self._helped_s = self._slept_s = self._starved_s = 0.0
         self._nap: Event | None = None
+        self._adaptation: Adaptation | None = None
+        if setting.max_workers is not None:
+            self._adaptation = Adaptation(
+                self._board,
+                self._plan,
+                self._foresight,
+                self,
+                WorkerCount(num_workers, self._most),
+                window_of,
+            )
 
     def begin(self) -> None:
         """Plan the first samples, and start the workers one after the other."""
@@ -91,13 +111,16 @@ class HatchwayLoader:
         self._plan.begin(self._batches)
         self._plan.draw(None)
         self._plan.publish()
-        for worker_id in range(self._num_seats):
+        for worker_id in range(self._board.head[Head.NUM_SEATS]):
             self._start(worker_id, (worker_id + 1) * self._costs.fork_s)
+        if self._adaptation is not None:
+            self._adaptation.begin(self._timeline.now_s, 0.0)
 
     def ask(self, give: Give) -> None:
         """Wait for the next batch."""
         self._give = give
         self._asked_s = self._timeline.now_s
+        self._adapt()
         self._plan.draw(1)
         self._look()
 
@@ -122,23 +145,36 @@ class HatchwayLoader:
                 return
             if not plan.draw(None):
                 break
+        self._adapt()
+        self._slept_s = now_s
+        if self._adaptation is not None and self._adaptation.grow():
+            self._timeline.after(self._costs.fork_s, self._look_again)
+            return
         after_s = look_after_s(self._sample_times.cut_s(), holds_back=bool(holds_back))
+        if self._adaptation is not None:
+            after_s = min(after_s, max(0.0, self._adaptation.next_s - now_s))
         self._nap = self._timeline.after(after_s, self._look_up)
 
     def _look_up(self) -> None:
         """Nobody rang for a while."""
         self._nap = None
-        self._timeline.after(self._help(), self._look)
+        self._timeline.after(self._help(), self._look_again)
+
+    def _look_again(self) -> None:
+        self._starved_s += self._timeline.now_s - self._slept_s
+        self._look()
 
     def _wake(self) -> None:
         if self._nap is not None:
             self._nap.cancel()
             self._nap = None
-            self._timeline.after(0.0, self._look)
+            self._timeline.after(0.0, self._look_again)
 
     def _hand_over(self, taken: Delivered) -> None:
         late_s = self._help() if self._asked_s - self._helped_s > LOOK_S else 0.0
         board, positions = self._board, taken.positions
+        if self._adaptation is not None:
+            self._adaptation.delivered(float(board.run_at(board.seconds, positions).sum()))
         learn(
             board,
             positions,
@@ -155,13 +191,13 @@ class HatchwayLoader:
 
     def _help(self) -> float:
         """Start a background worker if that pays; how long the loop is busy with it."""
-        if not self._is_free:
+        if not self._is_free or self._adaptation is not None:
             return 0.0
         now_s = self._helped_s = self._timeline.now_s
         if len(self._workers) >= self._most or not too_many_slow(
             self._board,
             has_work=self._commons.schedule.has_work(),
-            num_seats=self._num_seats,
+            num_seats=self._board.head[Head.NUM_SEATS],
             num_workers=len(self._workers),
             now_s=now_s,
             worth_a_start_s=WORTH_A_FORK_S,
@@ -169,9 +205,52 @@ class HatchwayLoader:
             num_cores=self._cores.num_cores or 1,
         ):
             return 0.0
-        self._start(len(self._workers), self._costs.fork_s)
+        self._start(self._free_id(), self._costs.fork_s)
         self.num_background_workers += 1
         return self._costs.fork_s
+
+    def size(self) -> int:
+        """How many workers there are, without those that are leaving."""
+        alive = self._board.alive.cells
+        return sum(alive[worker_id] == Alive.HERE for worker_id in self._workers)
+
+    def start_one(self) -> bool:
+        """Start another worker, if there is room on the board."""
+        if len(self._workers) >= self._most:
+            return False
+        self._start(self._free_id(), self._costs.fork_s)
+        return True
+
+    def let_go(self, count: int) -> None:
+        """Ask the workers with the highest ids to leave."""
+        alive = self._board.alive.cells
+        here = [worker_id for worker_id in self._workers if alive[worker_id] == Alive.HERE]
+        for worker_id in sorted(here)[-count:]:
+            alive[worker_id] = Alive.LEAVING
+            self._commons.worker_bells[worker_id].ring()
+
+    def usage(self) -> Usage:
+        """What they take of the cores; the training process takes none."""
+        num_cores = self._cores.num_cores
+        return Usage(
+            cpu_s=self._cores.used_s,
+            main_cpu_s=0.0,
+            num_runnable=self._cores.num_running if num_cores is not None else 0,
+            num_cores=math.inf if num_cores is None else num_cores,
+            most=self._most,
+        )
+
+    def _adapt(self) -> None:
+        if self._adaptation is not None:
+            self._adaptation.look(self._timeline.now_s, self._starved_s)
+
+    def _free_id(self) -> int:
+        return min(set(range(self._most)) - set(self._workers))
+
+    def _gone(self, worker_id: int) -> None:
+        del self._workers[worker_id]
+        self._board.alive.cells[worker_id] = Alive.GONE
+        self._board.head[Head.NUM_PROCESSES] = len(self._workers)
 
     def _num_computing(self) -> int:
         if self._cores.num_cores is None:
@@ -181,10 +260,16 @@ class HatchwayLoader:
 
     def _start(self, worker_id: int, seconds: float) -> None:
         worker = SimulatedWorker(
-            self._commons, worker_id, self._timeline, self._cores, self._times_s, self._costs
+            self._commons,
+            worker_id,
+            self._timeline,
+            self._cores,
+            self._times_s,
+            self._costs,
+            partial(self._gone, worker_id),
         )
         self._workers[worker_id] = worker
-        self._board.alive.cells[worker_id] = 1
+        self._board.alive.cells[worker_id] = Alive.HERE
         self._board.head[Head.NUM_PROCESSES] = len(self._workers)
         self._timeline.after(seconds + self._costs.boot_s, worker.start)
 

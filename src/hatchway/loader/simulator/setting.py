@@ -33,6 +33,8 @@ class Setting:
 
     Attributes:
         num_workers: Of all loaders together; each gets its share of them.
+        max_workers: With it, ``num_workers`` is what Hatchway begins with, of each loader, and
+            follows the load up to this many (``num_workers="auto"``).
         step_s: Seconds of the devices for a batch each; None for demand equal to
             capacity: as long as the workers take for them.
         batch_size: Samples a batch, of each device.
@@ -53,6 +55,7 @@ class Setting:
     seed: int = 0
     max_displacement: int | None = None
     max_background_workers: int | None = None
+    max_workers: int | None = None
     costs: Costs = Costs()
 
     def __post_init__(self) -> None:
@@ -63,6 +66,11 @@ class Setting:
             raise ValueError(
                 f"num_workers must be at least num_devices ({self.num_devices}), since each "
                 f"device's loader has workers of its own, not {self.num_workers}"
+            )
+        if self.max_workers is not None and self.max_workers < self.workers_of(0):
+            raise ValueError(
+                f"max_workers must be at least what a device's loader begins with "
+                f"({self.workers_of(0)}), not {self.max_workers}"
             )
         if self.step_s is not None and not 0 <= self.step_s < math.inf:
             raise ValueError(f"step_s must be a number of seconds or None, not {self.step_s}")

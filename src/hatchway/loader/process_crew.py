@@ -1,0 +1,95 @@
+"""The worker processes of a loader as a crew whose number follows the load."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from hatchway.loader.adaptation import Adaptation, Usage
+from hatchway.loader.foresight import Foresight
+from hatchway.loader.machine import ASSUMED_WORKER_BYTES, available_memory_bytes, cpu_quota
+from hatchway.loader.options import lookahead_batches, most_workers
+from hatchway.loader.plan import Plan
+from hatchway.loader.pool import Pool
+
+
+class ProcessCrew:
+    """Starts and retires the processes of a pool.
+
+    Args:
+        pool: Its processes.
+        most: How many workers there may be.
+        forget_gone: Called to take those off the list that have left.
+    """
+
+    def __init__(self, pool: Pool, most: int, forget_gone: Callable[[], None]) -> None:
+        self._pool = pool
+        self._most = most
+        self._forget_gone = forget_gone
+        self._num_cores = cpu_quota()
+        self._has_room = True
+        self._cpu_s: dict[int, float] = {}
+        self._gone_cpu_s = 0.0
+
+    def size(self) -> int:
+        """How many workers there are, without those that are leaving."""
+        return self._pool.size - len(self._pool.leaving())
+
+    def start_one(self) -> bool:
+        """Start a worker, if there is an id left and the system lets us."""
+        free = set(range(self._most)) - set(self._pool.ids)
+        if not (free and self._has_room):
+            return False
+        try:
+            self._pool.start(min(free))
+        except OSError:
+            self._has_room = False  # no other process, or descriptor: go on with those there are
+            return False
+        return True
+
+    def let_go(self, count: int) -> None:
+        """Have those leave that sleep, and then those with the highest ids."""
+        leaving = set(self._pool.leaving())
+        here = [worker_id for worker_id in self._pool.ids if worker_id not in leaving]
+        here.sort(key=lambda worker_id: (not self._pool.is_parked(worker_id), -worker_id))
+        for worker_id in here[:count]:
+            self._pool.retire(worker_id)
+
+    def usage(self) -> Usage:
+        """What they take of the machine."""
+        self._forget_gone()
+        usages = self._pool.usages()
+        self._gone_cpu_s += sum(
+            self._cpu_s[worker_id] for worker_id in self._cpu_s.keys() - usages.keys()
+        )
+        self._cpu_s = {worker_id: usage.cpu_s for worker_id, usage in usages.items()}
+        return Usage(
+            cpu_s=self._gone_cpu_s + sum(self._cpu_s.values()),
+            main_cpu_s=time.process_time(),
+            num_runnable=sum(usage.is_runnable for usage in usages.values()),
+            num_cores=self._num_cores,
+            most=self._most_in_memory(),
+        )
+
+    def _most_in_memory(self) -> int:
+        """For how many workers there is memory, if each takes as much as the largest one."""
+        each = max(map(self._pool.memory_bytes, self._pool.ids), default=0)
+        return self.size() + available_memory_bytes() // max(each, ASSUMED_WORKER_BYTES)
+
+
+def process_adaptation(
+    loader: Any,
+    pool: Pool,
+    plan: Plan,
+    foresight: Foresight,
+    forget_gone: Callable[[], None],
+) -> Adaptation | None:
+    """What adapts the processes of a pass over ``loader``; None where their number is given."""
+    count = loader.worker_count
+    if count is None:
+        return None
+    crew = ProcessCrew(pool, most_workers(loader), forget_gone)
+    window_batches = partial(lookahead_batches, loader)
+    return Adaptation(pool.board, plan, foresight, crew, count, window_batches)
