@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hatchway.loader import DataLoader, LoaderStatistics
+    from hatchway.loader import DataLoader, LoaderStatistics, sample_seed
 
-__all__ = ["DataLoader", "LoaderStatistics", "__version__"]
+__all__ = ["DataLoader", "LoaderStatistics", "__version__", "sample_seed"]
 
 __version__ = "0.1.0.dev0"
 
-_LAZY = {"DataLoader": "hatchway.loader", "LoaderStatistics": "hatchway.loader"}
+_LAZY = dict.fromkeys(("DataLoader", "LoaderStatistics", "sample_seed"), "hatchway.loader")
 
 
 def __getattr__(name: str) -> object:

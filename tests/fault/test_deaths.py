@@ -233,7 +233,7 @@ def test_workers_killed_while_they_have_nothing_to_do_are_replaced() -> None:
     iterator = iter(loader)
     expected = [batch.tolist() for batch in iterator]
     # Not all children: other tests may have started servants, a resource tracker say.
-    for process in list(iterator._pool._processes.values()):
+    for process in list(iterator._pool._workers.values()):
         process.kill()
         # A zombie until the loader reaps it: wait for the death, not for the reaping.
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)

@@ -43,6 +43,23 @@ def test_ctrl_c_shows_one_traceback_and_leaves_nothing(arguments: str, tmp_path:
     assert set(os.listdir("/dev/shm")) <= before
 
 
+@pytest.mark.parametrize("arguments", ["", "order='ready'", "persistent_workers=True"])
+def test_ctrl_c_ends_threads_too(arguments: str, tmp_path: Path) -> None:
+    body = f"""
+    for number, batch in enumerate(loader(worker_type='thread', {arguments})):
+        if number == 3:
+            say("running")
+    """
+    with running(body, tmp_path) as script:
+        assert script.heard() == "running"
+        assert not script.workers()
+        script.signal_everyone(signal.SIGINT)
+        code, _, errors = script.end()
+    assert code == -signal.SIGINT
+    assert errors.count("Traceback (most recent call last)") == 1, errors
+    assert errors.strip().endswith("KeyboardInterrupt"), errors
+
+
 def test_ctrl_c_while_the_loop_waits_for_a_batch_ends_it_at_once(tmp_path: Path) -> None:
     body = """
     class Stuck(Numbers):

@@ -152,7 +152,7 @@ def test_workers_do_not_run_the_scripts_handler_of_sigterm() -> None:
         iterator = iter(DataLoader(Stuck(), 4, num_workers=1, order="strict", timeout=30))
         next(iterator)
         (worker_id,) = iterator._pool.ids
-        worker = psutil.Process(iterator._pool._processes[worker_id].pid)
+        worker = psutil.Process(iterator._pool._workers[worker_id].pid)
         begun = time.monotonic()
         del iterator
         assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
@@ -170,15 +170,15 @@ def test_a_background_worker_that_cannot_start_costs_nothing(
             time.sleep(0.6 if index < 2 else 0.001)
             return index
 
-    start, refused = pool.Pool.start, []
+    start, refused = pool.ProcessPool.start, []
 
-    def refuse(self: pool.Pool, worker_id: int) -> None:
+    def refuse(self: pool.ProcessPool, worker_id: int) -> None:
         if worker_id >= 2:
             refused.append(worker_id)
             raise BlockingIOError(11, "Resource temporarily unavailable")
         start(self, worker_id)
 
-    monkeypatch.setattr(pool.Pool, "start", refuse)
+    monkeypatch.setattr(pool.ProcessPool, "start", refuse)
     loader = DataLoader(Slow(), 4, num_workers=2, order="ready", slow_after_s=0.02, timeout=30)
     came = [index for batch in loader for index in batch.tolist()]
     assert sorted(came) == list(range(NUM_SAMPLES))

@@ -215,7 +215,7 @@ class SimulatedPool:
     def __init__(self, crew: Crew) -> None:
         self._crew = crew
         self._commons = crew.commons
-        self._processes = crew.actors
+        self._workers = crew.actors
 
     start: Any
     wake = Pool.wake
@@ -223,18 +223,18 @@ class SimulatedPool:
     leaving = Pool.leaving
 
     def dead(self) -> list[tuple[int, int | None]]:
-        return [(i, -9) for i, actor in self._processes.items() if not actor.alive]
+        return [(i, -9) for i, actor in self._workers.items() if not actor.alive]
 
     def forget(self, worker_id: int) -> None:
-        del self._processes[worker_id]
+        del self._workers[worker_id]
 
     @property
     def size(self) -> int:
-        return len(self._processes)
+        return len(self._workers)
 
     @property
     def ids(self) -> list[int]:
-        return list(self._processes)
+        return list(self._workers)
 
 
 class Crew:

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hatchway.loader.context import sample_seed
     from hatchway.loader.dataloader import DataLoader
     from hatchway.loader.errors import (
         BufferFullError,
@@ -31,9 +32,14 @@ __all__ = [
     "StateError",
     "UnpicklableError",
     "WorkerDiedError",
+    "sample_seed",
 ]
 
-_HOMES = {"DataLoader": "dataloader", "LoaderStatistics": "statistics"}
+_HOMES = {
+    "DataLoader": "dataloader",
+    "LoaderStatistics": "statistics",
+    "sample_seed": "context",
+}
 
 
 def __getattr__(name: str) -> object:

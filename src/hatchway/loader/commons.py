@@ -16,9 +16,9 @@ from hatchway.loader.kernel import board_kernel
 from hatchway.loader.lease import BlockLease, lease, lease_block
 from hatchway.loader.rules import DeliveryRules
 from hatchway.loader.schedule import Schedule
-from hatchway.loader.shared import Bell, ProcessLock, SharedMapping
+from hatchway.loader.shared import Bell, ProcessLock, SharedMapping, ThreadLock
 
-T = TypeVar("T", SharedMapping, ProcessLock, Bell)
+T = TypeVar("T", SharedMapping, ProcessLock, ThreadLock, Bell)
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,13 @@ class Commons:
     """The board, the buffer and the bells; created by the training process.
 
     Picklable while a worker process is being started, with any start method.
+
+    Args:
+        config: Sizes and rules.
+        has_threads: Whether the workers are threads of this process.
     """
 
-    def __init__(self, config: CommonsConfig) -> None:
+    def __init__(self, config: CommonsConfig, *, has_threads: bool = False) -> None:
         board_bytes = Board.buffer_bytes(config.shape)
         num_pages = -(-config.buffer_bytes * ADDRESSES_PER_BYTE // mmap.PAGESIZE)
         with contextlib.ExitStack() as made:
@@ -48,7 +52,8 @@ class Commons:
             board_mapping = keep(SharedMapping(board_bytes))
             board_mapping.reserve(0, board_bytes)
             mapping = keep(SharedMapping(num_pages * mmap.PAGESIZE))
-            lock = keep(ProcessLock())
+            lock: ProcessLock | ThreadLock
+            lock = keep(ThreadLock()) if has_threads else keep(ProcessLock())
             bells = [keep(Bell()) for _ in range(config.shape.workers + 1)]
             made.pop_all()  # nothing failed: they stay open
         self._open(config, board_mapping, mapping, lock, bells[-1], bells[:-1])
@@ -58,7 +63,7 @@ class Commons:
         config: CommonsConfig,
         board_mapping: SharedMapping,
         mapping: SharedMapping,
-        lock: ProcessLock,
+        lock: ProcessLock | ThreadLock,
         bell: Bell,
         worker_bells: list[Bell],
     ) -> None:
@@ -85,8 +90,12 @@ class Commons:
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, self._parts
 
+    def again(self) -> Commons:
+        """The same, with caches of its own: for a thread."""
+        return _reopen(*self._parts)
+
     def locked(self, who: int) -> Visit:
-        """A context in which the board may be changed by process ``who``."""
+        """A context in which the board may be changed by process or thread ``who``."""
         return Visit(self, who)
 
     def view(self, block: int, nbytes: int) -> memoryview:

@@ -21,6 +21,7 @@ from hatchway.loader.serial import SerialIterator
 from hatchway.loader.state import PassBook
 from hatchway.loader.statistics import LoaderStatistics, StatisticsBox
 from hatchway.loader.worker_count import AutoCount, WorkerCount
+from hatchway.loader.worker_type import choose_worker_type
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -89,7 +90,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             loaded beside it says whether that pass is over.
         seeding: ``"position"``: before each sample Python's, NumPy's and torch's
             global generators are set from (base seed, epoch, position).
-            ``"torch"``: once a worker, as torch does.
+            ``"torch"``: once a worker, as torch does. Not with threads: global generators
+            are everybody's there; see :func:`hatchway.sample_seed`.
+        worker_type: ``"process"``, or ``"thread"`` for datasets whose work releases the GIL
+            and that many threads may use at once: workers start at once and share what the
+            dataset holds. ``"auto"``: whichever is faster on some of the first samples,
+            which are made for that and thrown away (threads, if they are as fast).
 
     Raises:
         ValueError: If an argument is out of range.
@@ -127,10 +133,22 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         record_order: bool = False,
         replay: Any = None,
         seeding: str = "position",
+        worker_type: str = "process",
     ) -> None:
         LoaderOptions(
-            order, slow_after_s, buffer_bytes, max_background_workers, max_displacement, seeding
+            order,
+            slow_after_s,
+            buffer_bytes,
+            max_background_workers,
+            max_displacement,
+            seeding,
+            worker_type,
         )
+        if worker_type == "thread" and multiprocessing_context is not None:
+            raise ValueError(
+                f"multiprocessing_context={multiprocessing_context!r} has no meaning with "
+                "worker_type='thread'; leave one of them out"
+            )
         count = resolve_num_workers(num_workers, max_workers, max_background_workers)
         # Each under its own name: frameworks rebuild loaders from attributes.
         self.order = order
@@ -144,6 +162,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self.record_order = record_order
         self.replay = replay
         self.seeding = seeding
+        self.worker_type = worker_type
+        self._chosen_worker_type: str | None = None
         self._costs: CostModel | None = None
         self._worker_count: WorkerCount | None = None
         self._passes = PassBook()
@@ -178,7 +198,17 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             self.max_background_workers,
             self.max_displacement,
             self.seeding,
+            self.worker_type,
         )
+
+    @property
+    def has_threads(self) -> bool:
+        """Whether the workers are threads; ``"auto"`` is decided once, when this is asked."""
+        if self.worker_type != "auto":
+            return self.worker_type == "thread"
+        if self._chosen_worker_type is None:
+            self._chosen_worker_type = choose_worker_type(self)
+        return self._chosen_worker_type == "thread"
 
     @property
     def costs(self) -> CostModel:

@@ -101,6 +101,8 @@ def failure_of(
 ) -> Failure:
     """Describe an exception that is being handled in a worker."""
     lines = traceback.format_exception(type(error), error, error.__traceback__)
+    # Its frames refer to the loader's memory, and whoever raised it may keep it for good.
+    error.__traceback__ = None
     return Failure(
         doing=doing,
         position=position,

@@ -29,13 +29,14 @@ from hatchway.loader.options import (
     resolve_order,
 )
 from hatchway.loader.plan import Plan, nothing_upcoming
-from hatchway.loader.pool import Pool
-from hatchway.loader.process_crew import process_adaptation
+from hatchway.loader.pool import Pool, ProcessPool
+from hatchway.loader.pool_crew import adaptation_of
 from hatchway.loader.rescue import Rescue
 from hatchway.loader.shared import wait_readable
 from hatchway.loader.sizing import commons_config
 from hatchway.loader.statistics import LoaderStatistics, Meter
 from hatchway.loader.task import WorkerTask
+from hatchway.loader.thread_pool import ThreadPool
 from hatchway.loader.upcoming import OrderForecast
 
 # A worker's sentinel stays quiet while a process that it forked lives: look by oneself.
@@ -77,7 +78,7 @@ class ParallelIterator(_BaseDataLoaderIter):
         self._free = makes_batches_freely(loader)
         in_order = self._order == "strict"
         config = commons_config(loader, self._free, in_order, self._max_workers, self._pass.script)
-        self._commons = Commons(config)
+        self._commons = Commons(config, has_threads=loader.has_threads)
         self._board = self._commons.board
         self._visit = self._commons.locked(self._commons.training_process)
         head = self._board.head
@@ -102,11 +103,16 @@ class ParallelIterator(_BaseDataLoaderIter):
             base_seed=self._pass.base_seed,
             auto_collation=self._auto_collation,
             rows=self._auto_collation,
-            per_position_seeds=options.seeding == "position",
+            # The generators of threads are the training loop's, too.
+            per_position_seeds=options.seeding == "position" and not loader.has_threads,
         )
-        self._pool = Pool(task, loader.multiprocessing_context)
+        self._pool: Pool
+        if loader.has_threads:
+            self._pool = ThreadPool(task)
+        else:
+            self._pool = ProcessPool(task, loader.multiprocessing_context)
         self._rescue = Rescue(self._commons, self._pool, self._meter)
-        self._adaptation = process_adaptation(
+        self._adaptation = adaptation_of(
             loader, self._pool, self._plan, self._foresight, self._rescue.replace_dead
         )
         self._box.follow(self)

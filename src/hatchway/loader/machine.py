@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,6 @@ __all__ = [
     "cpu_quota",
     "memory_limits",
 ]
-
-
-# What a worker process is taken to need while none was measured.
-ASSUMED_WORKER_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -125,8 +122,8 @@ def cpu_limits(root: Path = Path("/")) -> CpuLimits:
 
 
 @dataclass(frozen=True)
-class ProcessUsage:
-    """What a process takes of the cores.
+class TaskUsage:
+    """What a process or thread takes of the cores.
 
     Attributes:
         cpu_s: Processor seconds so far.
@@ -137,14 +134,21 @@ class ProcessUsage:
     is_runnable: bool
 
 
-def process_usage(pid: int, root: Path = Path("/")) -> ProcessUsage | None:
-    """Return what a process takes of the cores; None where ``/proc`` does not say."""
-    # The name, in parentheses, may hold anything.
-    words = _read(root / f"proc/{pid}/stat").rpartition(")")[2].split()
-    if len(words) < 13:
-        return None
-    ticks = int(words[11]) + int(words[12])
-    return ProcessUsage(ticks / os.sysconf("SC_CLK_TCK"), words[0] == "R")
+def usages_of(tasks: Mapping[int, str], root: Path = Path("/")) -> dict[int, TaskUsage]:
+    """Return what tasks take of the cores, as far as ``/proc`` says.
+
+    Args:
+        tasks: By any number, where each lies in ``/proc``: ``"17"``, ``"self/task/18"``.
+        root: Above ``/proc``.
+    """
+    found = {}
+    for number, task in tasks.items():
+        # The name, in parentheses, may hold anything.
+        words = _read(root / f"proc/{task}/stat").rpartition(")")[2].split()
+        if len(words) >= 13:
+            ticks = int(words[11]) + int(words[12])
+            found[number] = TaskUsage(ticks / os.sysconf("SC_CLK_TCK"), words[0] == "R")
+    return found
 
 
 def process_memory_bytes(pid: int, root: Path = Path("/")) -> int:

@@ -18,7 +18,6 @@ from hatchway.loader.cost import SLOW_QUANTILE
 from hatchway.loader.costmodel import CostModel
 from hatchway.loader.heap import ADDRESSES_PER_BYTE
 from hatchway.loader.machine import (
-    ASSUMED_WORKER_BYTES,
     available_address_bytes,
     available_memory_bytes,
     cpu_quota,
@@ -28,6 +27,8 @@ from hatchway.loader.worker_count import AutoCount
 
 _LEAST_BUFFER_BYTES = 1 << 20
 _DEFAULT_LEAST_BUFFER_BYTES = 64 << 20
+# Of workers to begin with there must be room for this much each.
+_FIRST_WORKER_BYTES = 256 << 20
 # Samples that wait (for a network, say) keep many more workers busy than there are cores.
 _DEFAULT_MOST_WORKERS = 32
 
@@ -46,6 +47,7 @@ class LoaderOptions:
         max_displacement: How many positions after its turn a sample may come, or
             None for any number.
         seeding: Whether generators are seeded for each position or as in torch.
+        worker_type: Whether workers are processes or threads, or what does better.
     """
 
     order: str
@@ -54,12 +56,17 @@ class LoaderOptions:
     max_background_workers: int | None
     max_displacement: int | None
     seeding: str
+    worker_type: str = "process"
 
     def __post_init__(self) -> None:
         if self.order not in ("auto", "strict", "ready"):
             raise ValueError(f"order must be 'auto', 'strict' or 'ready', not {self.order!r}")
         if self.seeding not in ("position", "torch"):
             raise ValueError(f"seeding must be 'position' or 'torch', not {self.seeding!r}")
+        if self.worker_type not in ("process", "thread", "auto"):
+            raise ValueError(
+                f"worker_type must be 'process', 'thread' or 'auto', not {self.worker_type!r}"
+            )
         _seconds("slow_after_s", self.slow_after_s)
         _whole("buffer_bytes", self.buffer_bytes, _LEAST_BUFFER_BYTES)
         _whole("max_background_workers", self.max_background_workers, 0)
@@ -174,7 +181,7 @@ def resolve_num_workers(
 
 def first_num_workers() -> int:
     """How many workers ``"auto"`` begins with: one a core, as far as there is memory."""
-    in_memory = available_memory_bytes() // (2 * ASSUMED_WORKER_BYTES)
+    in_memory = available_memory_bytes() // _FIRST_WORKER_BYTES
     return max(1, min(int(cpu_quota()), in_memory))
 
 

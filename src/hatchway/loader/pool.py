@@ -1,4 +1,4 @@
-"""The worker processes of one loader: started, watched, replaced, stopped."""
+"""The workers of one loader: started, watched, replaced, stopped."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 import weakref
+from abc import ABC, abstractmethod
 from pickle import PicklingError
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from hatchway.loader.board import Alive, Board, Head
 from hatchway.loader.commons import Commons
-from hatchway.loader.machine import ProcessUsage, process_memory_bytes, process_usage
+from hatchway.loader.machine import TaskUsage, process_memory_bytes, usages_of
 from hatchway.loader.task import WorkerTask
 from hatchway.loader.worker import main
 
@@ -25,20 +26,20 @@ GRACE_S = 2.0
 _TERMINATE_S = 2.0
 
 
-class Pool:
-    """Owns the worker processes; :meth:`close` leaves none behind.
+class Pool(ABC):
+    """The workers of a loader by their ids; :meth:`close` leaves none behind.
 
     Args:
         task: What each worker is given; its id and commons are filled in.
-        context: As ``multiprocessing_context``, or None for torch's default.
     """
 
-    def __init__(self, task: WorkerTask, context: Any) -> None:
+    # What one is taken to need of memory while none was measured.
+    ASSUMED_BYTES: int
+
+    def __init__(self, task: WorkerTask) -> None:
         self._task = task
-        self._context = torch.multiprocessing if context is None else context
-        self._processes: dict[int, Any] = {}
         self._commons = task.commons
-        self._finalizer = weakref.finalize(self, _close, self._processes, task.commons, os.getpid())
+        self._workers: dict[int, Any] = {}
 
     @property
     def board(self) -> Board:
@@ -46,30 +47,23 @@ class Pool:
         return self._commons.board
 
     def start(self, worker_id: int) -> None:
-        """Start the process of ``worker_id``, which has none."""
-        board = self._commons.board
-        process = self._context.Process(
-            target=main,
-            args=(dataclasses.replace(self._task, worker_id=worker_id),),
-            name=f"hatchway-worker-{worker_id}",
-        )
-        process.daemon = True
-        board.alive.cells[worker_id] = Alive.HERE
+        """Start the worker of this id, of which there is none.
+
+        Raises:
+            OSError: If the system has no room for another.
+        """
+        alive = self.board.alive.cells
+        alive[worker_id] = Alive.HERE
         try:
-            process.start()
+            self._workers[worker_id] = self._begin(worker_id)
         except OSError:
-            board.alive.cells[worker_id] = Alive.GONE
+            alive[worker_id] = Alive.GONE
             raise
-        except (TypeError, AttributeError, PicklingError):
-            warnings.warn(
-                "The dataset, collate_fn or worker_init_fn cannot be pickled, which the start "
-                "method 'spawn' or 'forkserver' (the default from Python 3.14 on) needs. Define "
-                "them at the top level of a module, or pass multiprocessing_context='fork'.",
-                stacklevel=2,
-            )
-            raise
-        self._processes[worker_id] = process
-        board.head[Head.NUM_PROCESSES] = len(self._processes)
+        self.board.head[Head.NUM_PROCESSES] = len(self._workers)
+
+    @abstractmethod
+    def _begin(self, worker_id: int) -> Any:
+        """Start it; what stands for it."""
 
     def retire(self, worker_id: int) -> None:
         """Ask a worker to end once it has handed over what it is at."""
@@ -79,66 +73,138 @@ class Pool:
     def leaving(self) -> list[int]:
         """The ids of those that were asked to end, until they are forgotten."""
         alive = self._commons.board.alive.cells
-        return [worker_id for worker_id in self._processes if alive[worker_id] == Alive.LEAVING]
+        return [worker_id for worker_id in self._workers if alive[worker_id] == Alive.LEAVING]
 
     def is_parked(self, worker_id: int) -> bool:
         """Whether a worker sleeps for want of work, or of memory."""
         return bool(self._commons.board.parked.cells[worker_id])
 
+    @abstractmethod
     def sentinels(self) -> list[int]:
         """Descriptors that become readable when a worker ends."""
-        return [process.sentinel for process in self._processes.values()]
 
+    @abstractmethod
     def dead(self) -> list[tuple[int, int | None]]:
-        """Workers that ended unasked, as (id, exit code), until they are forgotten."""
-        return [
-            (worker_id, process.exitcode)
-            for worker_id, process in self._processes.items()
-            if not process.is_alive() or not _exists(process.pid)
-        ]
+        """Workers that ended, as (id, exit code), until they are forgotten."""
 
     def forget(self, worker_id: int) -> None:
         """A dead worker's work was put back: its id is free."""
-        with contextlib.suppress(ValueError):  # gone, but never reaped: SIGCHLD is ignored
-            self._processes.pop(worker_id).close()
-        self._commons.board.head[Head.NUM_PROCESSES] = len(self._processes)
+        self._bury(self._workers.pop(worker_id))
+        self.board.head[Head.NUM_PROCESSES] = len(self._workers)
+
+    @abstractmethod
+    def _bury(self, worker: Any) -> None:
+        """Let go of what stands for one that has ended."""
 
     def wake(self, count: int) -> None:
         """Wake up to ``count`` sleeping workers. Holds the lock."""
-        self._commons.wake(self._processes, count)
+        self._commons.wake(self._workers, count)
 
     @property
-    def forks(self) -> bool:
+    @abstractmethod
+    def starts_fast(self) -> bool:
         """Whether starting a worker is cheap."""
-        return bool(self._context.get_start_method() == "fork")
 
     def num_computing(self) -> int:
         """How many workers run or wait for a core now; 0 where the system does not say."""
         return sum(usage.is_runnable for usage in self.usages().values())
 
-    def usages(self) -> dict[int, ProcessUsage]:
+    @abstractmethod
+    def usages(self) -> dict[int, TaskUsage]:
         """What each worker takes of the cores, as far as the system says."""
-        found = {
-            worker_id: process_usage(process.pid) for worker_id, process in self._processes.items()
-        }
-        return {worker_id: usage for worker_id, usage in found.items() if usage is not None}
 
+    @abstractmethod
+    def main_cpu_s(self) -> float:
+        """Processor seconds of the training process so far, without its workers."""
+
+    @abstractmethod
     def memory_bytes(self, worker_id: int) -> int:
         """The memory of a worker's own; 0 where the system does not say."""
-        return process_memory_bytes(self._processes[worker_id].pid)
 
     @property
     def size(self) -> int:
         """How many workers there are."""
-        return len(self._processes)
+        return len(self._workers)
 
     @property
     def ids(self) -> list[int]:
         """The ids of the workers there are."""
-        return list(self._processes)
+        return list(self._workers)
 
+    @abstractmethod
     def close(self) -> None:
         """Stop every worker and wait until it is gone."""
+
+
+class ProcessPool(Pool):
+    """Workers that are processes: started, watched, replaced, stopped.
+
+    Args:
+        task: As in :class:`Pool`.
+        context: As ``multiprocessing_context``, or None for torch's default.
+    """
+
+    ASSUMED_BYTES = 128 << 20
+
+    def __init__(self, task: WorkerTask, context: Any) -> None:
+        super().__init__(task)
+        self._context = torch.multiprocessing if context is None else context
+        self._finalizer = weakref.finalize(self, _close, self._workers, task.commons, os.getpid())
+
+    def _begin(self, worker_id: int) -> Any:
+        process = self._context.Process(
+            target=main,
+            args=(dataclasses.replace(self._task, worker_id=worker_id),),
+            name=f"hatchway-worker-{worker_id}",
+        )
+        process.daemon = True
+        try:
+            process.start()
+        except (TypeError, AttributeError, PicklingError):
+            warnings.warn(
+                "The dataset, collate_fn or worker_init_fn cannot be pickled, which the start "
+                "method 'spawn' or 'forkserver' (the default from Python 3.14 on) needs. Define "
+                "them at the top level of a module, or pass multiprocessing_context='fork'.",
+                stacklevel=2,
+            )
+            raise
+        return process
+
+    def sentinels(self) -> list[int]:
+        """Descriptors that become readable when a process ends."""
+        return [process.sentinel for process in self._workers.values()]
+
+    def dead(self) -> list[tuple[int, int | None]]:
+        """Processes that ended, as (id, exit code), until they are forgotten."""
+        return [
+            (worker_id, process.exitcode)
+            for worker_id, process in self._workers.items()
+            if not process.is_alive() or not _exists(process.pid)
+        ]
+
+    def _bury(self, worker: Any) -> None:
+        with contextlib.suppress(ValueError):  # gone, but never reaped: SIGCHLD is ignored
+            worker.close()
+
+    @property
+    def starts_fast(self) -> bool:
+        """Whether they are forked."""
+        return bool(self._context.get_start_method() == "fork")
+
+    def usages(self) -> dict[int, TaskUsage]:
+        """What each process takes of the cores, as far as the system says."""
+        return usages_of({i: f"{process.pid}" for i, process in self._workers.items()})
+
+    def main_cpu_s(self) -> float:
+        """Processor seconds of the training process so far."""
+        return time.process_time()
+
+    def memory_bytes(self, worker_id: int) -> int:
+        """The memory of a process's own; 0 where the system does not say."""
+        return process_memory_bytes(self._workers[worker_id].pid)
+
+    def close(self) -> None:
+        """Stop every process and wait until it is gone."""
         self._finalizer()
 
 

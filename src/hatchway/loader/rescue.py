@@ -128,7 +128,7 @@ class Rescue:
             num_seats=num_seats,
             num_workers=self._pool.size,
             now_s=time.monotonic(),
-            worth_a_start_s=WORTH_A_FORK_S if self._pool.forks else WORTH_A_SPAWN_S,
+            worth_a_start_s=WORTH_A_FORK_S if self._pool.starts_fast else WORTH_A_SPAWN_S,
             num_computing=self._pool.num_computing,
             num_cores=self._num_cores,
         )

@@ -12,11 +12,18 @@ from hatchway.loader import native, payload
 from hatchway.loader.access import by_index
 from hatchway.loader.admission import VISIT_S
 from hatchway.loader.board import Head, Kind, Running, Status
+from hatchway.loader.context import tell_key
 from hatchway.loader.cost import BatchCost, ChunkSize, patience_with_batch_s
 from hatchway.loader.errors import BufferFullError, SharedMemoryError
 from hatchway.loader.failure import CAUGHT, Failure, collating, failure_of
 from hatchway.loader.schedule import Claim
-from hatchway.loader.seeding import NoSeeder, Seeder, collate_position, make_seeder
+from hatchway.loader.seeding import (
+    NoSeeder,
+    Seeder,
+    collate_position,
+    make_seeder,
+    sample_key,
+)
 from hatchway.loader.store import Store
 from hatchway.loader.task import WorkerTask
 
@@ -55,6 +62,7 @@ class SampleRunner:
         self._keys: tuple[int, list[Any]] = (-1, [])
         self._finished: list[tuple[int, int]] = []
         self._collated: tuple[int, int] | None = None
+        self._collated_first = -1
         self._flags: Any = None
         self._loop: Any = None
         self._seeder: Seeder = NoSeeder()
@@ -64,6 +72,7 @@ class SampleRunner:
 
     def start(self) -> None:
         """Call ``worker_init_fn``; if it fails, every sample of this worker does."""
+        tell_key(self._key_now)
         try:
             if self._task.worker_init_fn is not None:
                 self._task.worker_init_fn(self._worker_id)
@@ -198,7 +207,11 @@ class SampleRunner:
     def collate(self, first: int, samples: Any) -> Any:
         """Call ``collate_fn``, with generators seeded from the batch's first position."""
         self._seed(first, collate_position(first - self._board.start_of(first)))
-        return self._task.collate_fn(samples)
+        self._collated_first = first
+        try:
+            return self._task.collate_fn(samples)
+        finally:
+            self._collated_first = -1
 
     def collate_failure(self, error: BaseException, positions: list[int]) -> Failure:
         """Describe what ``collate_fn`` of a batch raised."""
@@ -260,6 +273,15 @@ class SampleRunner:
         home = board.home.cells[position & board.mask] & board.home_mask
         epoch = board.home_epoch.cells[home]
         self._seeder.seed(board.head[Head.BASE_SEED], epoch, seed_position)
+
+    def _key_now(self) -> int:
+        """The key of the sample, or the batch, that is being made."""
+        board, is_batch = self._board, self._collated_first >= 0
+        position = self._collated_first if is_batch else board.current.cells[self._worker_id]
+        home = board.home.cells[position & board.mask] & board.home_mask
+        rank = position - board.start_of(position)
+        seed_rank = collate_position(rank) if is_batch else rank
+        return sample_key(board.head[Head.BASE_SEED], board.home_epoch.cells[home], seed_rank)
 
     def _key(self, position: int, keys: list[Any] | None) -> Any:
         """The dataset's index at a position."""

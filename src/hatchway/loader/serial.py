@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.utils.data import _utils
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from hatchway.loader.access import by_index
+from hatchway.loader.context import tell_key
 from hatchway.loader.cost import SLOW_QUANTILE, SampleTimes
 from hatchway.loader.options import makes_batches_freely
 from hatchway.loader.progress import plain, read_again
@@ -20,6 +22,7 @@ from hatchway.loader.seeding import (
     collate_position,
     make_seeder,
     restore_generators,
+    sample_key,
     save_generators,
 )
 from hatchway.loader.statistics import LoaderStatistics, Meter
@@ -80,10 +83,10 @@ class SerialIterator(_BaseDataLoaderIter):
         saved = save_generators() if self._seeder else None
         try:
             samples = [self._load(*one) for one in zip(keys, ranks.tolist(), strict=True)]
-            if self._seeder is not None:
-                self._seed(collate_position(int(ranks[0]) if len(ranks) else 0))
+            self._seed(collate_position(int(ranks[0]) if len(ranks) else 0))
             batch = self._collate_fn(samples if self._auto_collation else samples[0])
         finally:
+            tell_key(None)
             if saved is not None:
                 restore_generators(saved)
         self._meter.answered(asked, len(keys))
@@ -164,12 +167,13 @@ class SerialIterator(_BaseDataLoaderIter):
                 yield _columns(rest[at : at + batch_size])
 
     def _seed(self, position: int) -> None:
-        assert self._seeder is not None
-        self._seeder.seed(self._pass.base_seed, self._pass.number, position)
+        place = self._pass.base_seed, self._pass.number, position
+        tell_key(partial(sample_key, *place))
+        if self._seeder is not None:
+            self._seeder.seed(*place)
 
     def _load(self, key: Any, position: int) -> Any:
-        if self._seeder is not None:
-            self._seed(position)
+        self._seed(position)
         asked = self._meter.asked()
         sample = self._dataset[key]
         self._times.observe(np.array([self._meter.asked() - asked], np.float32))

@@ -16,6 +16,7 @@ import os
 import select
 import sys
 import tempfile
+import threading
 from multiprocessing import reduction
 from typing import Any
 
@@ -164,8 +165,24 @@ def _rebuild_lock(duplicate: Any) -> ProcessLock:
     return lock
 
 
+class ThreadLock:
+    """A lock between the threads of one process, in the place of a ProcessLock."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
 class Bell:
-    """Wakes one sleeping process; a ring before the sleep is not lost."""
+    """Wakes one sleeping process or thread; a ring before the sleep is not lost."""
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()

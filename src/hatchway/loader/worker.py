@@ -63,8 +63,8 @@ class Worker:
         self._store = Store(task.commons, task.worker_id, rows=task.rows, wait=self._sleep)
         self._samples = SampleRunner(task, self._store, self._hand_in)
         self._admission = Admission(task.commons, task.worker_id)
-        parent = parent_process()
-        self._parent_alive = _watch(parent.pid if parent else None, parent)
+        self._parent_alive: int | None = None
+        self._watch_parent()
 
     def run(self) -> None:
         """Work until told to stop, or until the training process is gone."""
@@ -226,6 +226,11 @@ class Worker:
         self._board.running.cells[self._id] = Running.COLLATE
         content.write(self._store.writable(block, content.nbytes))
         return block, content.nbytes
+
+    def _watch_parent(self) -> None:
+        """Notice when the training process ends."""
+        parent = parent_process()
+        self._parent_alive = _watch(parent.pid if parent else None, parent)
 
     def _sleep(self) -> bool:
         """Sleep until the bell rings; False when the training process is gone."""

@@ -1,25 +1,24 @@
-"""The worker processes of a loader as a crew whose number follows the load."""
+"""The workers of a live loader as a crew whose number follows the load."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from hatchway.loader.adaptation import Adaptation, Usage
 from hatchway.loader.foresight import Foresight
-from hatchway.loader.machine import ASSUMED_WORKER_BYTES, available_memory_bytes, cpu_quota
+from hatchway.loader.machine import available_memory_bytes, cpu_quota
 from hatchway.loader.options import lookahead_batches, most_workers
 from hatchway.loader.plan import Plan
 from hatchway.loader.pool import Pool
 
 
-class ProcessCrew:
-    """Starts and retires the processes of a pool.
+class PoolCrew:
+    """Starts and retires the workers of a pool.
 
     Args:
-        pool: Its processes.
+        pool: The workers.
         most: How many workers there may be.
         forget_gone: Called to take those off the list that have left.
     """
@@ -67,7 +66,7 @@ class ProcessCrew:
         self._cpu_s = {worker_id: usage.cpu_s for worker_id, usage in usages.items()}
         return Usage(
             cpu_s=self._gone_cpu_s + sum(self._cpu_s.values()),
-            main_cpu_s=time.process_time(),
+            main_cpu_s=self._pool.main_cpu_s(),
             num_runnable=sum(usage.is_runnable for usage in usages.values()),
             num_cores=self._num_cores,
             most=self._most_in_memory(),
@@ -76,20 +75,20 @@ class ProcessCrew:
     def _most_in_memory(self) -> int:
         """For how many workers there is memory, if each takes as much as the largest one."""
         each = max(map(self._pool.memory_bytes, self._pool.ids), default=0)
-        return self.size() + available_memory_bytes() // max(each, ASSUMED_WORKER_BYTES)
+        return self.size() + available_memory_bytes() // max(each, self._pool.ASSUMED_BYTES)
 
 
-def process_adaptation(
+def adaptation_of(
     loader: Any,
     pool: Pool,
     plan: Plan,
     foresight: Foresight,
     forget_gone: Callable[[], None],
 ) -> Adaptation | None:
-    """What adapts the processes of a pass over ``loader``; None where their number is given."""
+    """What adapts the workers of a pass over ``loader``; None where their number is given."""
     count = loader.worker_count
     if count is None:
         return None
-    crew = ProcessCrew(pool, most_workers(loader), forget_gone)
+    crew = PoolCrew(pool, most_workers(loader), forget_gone)
     window_batches = partial(lookahead_batches, loader)
     return Adaptation(pool.board, plan, foresight, crew, count, window_batches)
