@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -45,6 +46,14 @@ class Gated(Dataset[Any]):
         if number in self.ended:
             self.ended[number].set()
         return torch.tensor([number])
+
+
+def until(condition: Callable[[], bool]) -> bool:
+    """Wait for what other processes bring about; whether it came."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return condition()
 
 
 def numbers(batch: torch.Tensor) -> list[int]:

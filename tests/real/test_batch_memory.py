@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from hatchway import DataLoader
 from hatchway.loader import BufferFullError
 from tests.property import nests
 from tests.real.gates import PATIENCE_S
+from tests.real.places import is_shared
 from tests.real.shapes import Samples, as_list, frozen, own_class
 
 pytestmark = [
@@ -29,15 +29,6 @@ MIB = 1 << 20
 def load(dataset: Any, batch_size: int | None = 4, **arguments: Any) -> DataLoader[Any]:
     chosen: dict[str, Any] = {"num_workers": 2, "timeout": PATIENCE_S}
     return DataLoader(dataset, batch_size, **(chosen | arguments))
-
-
-def is_shared(address: int) -> bool:
-    """Whether a loader's buffer holds what lies at ``address``."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        begin, end = (int(part, 16) for part in re.split(r"[- ]", line, maxsplit=2)[:2])
-        if begin <= address < end:
-            return "hatchway" in line and "rw-s" in line
-    return False
 
 
 class Blocks(Dataset[Any]):
@@ -248,15 +239,6 @@ def test_a_sample_larger_than_the_buffer_is_an_error_that_names_the_argument() -
         del caught
 
 
-def lies_in_the_buffer(tensor: torch.Tensor) -> bool:
-    """Whether a tensor's bytes are in this process's mapping of the loader's buffer."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        begin, end = (int(address, 16) for address in line.split()[0].split("-"))
-        if begin <= tensor.data_ptr() < end:
-            return "memfd:hatchway" in line
-    return False
-
-
 @pytest.mark.parametrize("order", ["strict", "ready"])
 @pytest.mark.parametrize("is_ragged", [False, True])
 def test_collate_gets_views_of_the_buffer(is_ragged: bool, order: str) -> None:
@@ -269,7 +251,7 @@ def test_collate_gets_views_of_the_buffer(is_ragged: bool, order: str) -> None:
             return torch.zeros(1000 + index * is_ragged)
 
     def collate(samples: list[torch.Tensor]) -> list[bool]:
-        return [lies_in_the_buffer(sample) for sample in samples]
+        return [is_shared(sample.data_ptr()) for sample in samples]
 
     loader: DataLoader[Any] = DataLoader(
         Expensive(), 4, num_workers=2, collate_fn=collate, order=order, timeout=30
@@ -280,5 +262,5 @@ def test_collate_gets_views_of_the_buffer(is_ragged: bool, order: str) -> None:
 def test_batches_are_views_of_the_buffer() -> None:
     iterator = iter(DataLoader(torch.arange(12), 4, num_workers=1, timeout=30))  # type: ignore[var-annotated,arg-type]
     batches = list(iterator)
-    assert [lies_in_the_buffer(batch) for batch in batches] == [True] * 3
+    assert [is_shared(batch.data_ptr()) for batch in batches] == [True] * 3
     del batches, iterator

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from hatchway import DataLoader
+from tests.real.gates import until
 
 NUM_SAMPLES = 40
 BATCH = 4
@@ -51,13 +51,6 @@ def _passes(loader: DataLoader[Any], num: int, between: Callable[[int], None]) -
         batches = [(index.tolist(), value.tolist()) for index, value in loader]
         found.append(batches)
     return found
-
-
-def _until(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 10
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return condition()
 
 
 class Own(Sampler[int]):
@@ -117,7 +110,7 @@ def test_the_next_pass_is_made_before_it_is_asked_for(name: str) -> None:
     dataset = Counted()
     loader = _loader(dataset, **SAMPLERS[name](dataset))
     num = sum(len(index) for index, _ in loader)
-    assert _until(lambda: int(dataset.counts.sum()) > num), "nothing was made ahead"
+    assert until(lambda: int(dataset.counts.sum()) > num), "nothing was made ahead"
     loader._iterator = None
 
 
