@@ -74,7 +74,7 @@ docs: setup  ## every link and every `make` command in the documents is real
 	@echo "docs: links and commands"
 	@$(PY) tools/check_docs.py
 
-gpu-check: setup  ## the tests that need a GPU; says so if there is none
+gpu-check: setup  ## what needs a GPU, and the overlap of copies with compute; says so without one
 	@if $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
 	then $(PY) -m pytest -q -m gpu; \
 	else echo "gpu-check: torch sees no GPU here, so nothing was checked"; fi

@@ -51,12 +51,15 @@ class HeapMachine(RuleBasedStateMachine):
         self.used: dict[int, int] = {}  # block -> owner + 1
         self.lent: dict[int, set[int]] = {}  # block -> its borrowers
         self.retired: set[int] = set()
+        self.pinned: set[int] = set()
 
     def give_back(self, offset: int, nbytes: int) -> bool:
         for block in self.used:
             begin = self.board.block_offset.cells[block]
             end = begin + self.board.block_bytes.cells[block]
             assert end <= offset or begin >= offset + nbytes, "memory in use was given back"
+        offsets = self.board.block_offset.cells
+        assert all(offsets[block] != offset for block in self.pinned), "a device reads it"
         assert offset % PAGE == nbytes % PAGE == 0
         return self.can_give_back
 
@@ -66,7 +69,8 @@ class HeapMachine(RuleBasedStateMachine):
         if block < 0:
             # Only where the rest is truly too small, or in pieces between blocks in use.
             free = self.budget - self.heap.used_bytes()
-            assert free < size_class(nbytes) or self.used or not self.can_give_back
+            is_split = self.used or self.pinned or not self.can_give_back
+            assert free < size_class(nbytes) or is_split
             return
         assert block not in self.used
         assert self.board.block_bytes.cells[block] >= nbytes
@@ -81,6 +85,20 @@ class HeapMachine(RuleBasedStateMachine):
         if block not in self.lent:
             self.heap.release(block)
             del self.used[block]
+
+    @precondition(lambda self: self.used)
+    @rule(which=st.integers(0, 99))
+    def a_device_reads_a_block_directly(self, which: int) -> None:
+        block = sorted(self.used)[which % len(self.used)]
+        self.board.block_pinned.cells[block] = 1
+        self.pinned.add(block)
+
+    @precondition(lambda self: self.pinned)
+    @rule(which=st.integers(0, 99))
+    def a_device_reads_it_no_more(self, which: int) -> None:
+        block = sorted(self.pinned)[which % len(self.pinned)]
+        self.board.block_pinned.cells[block] = 0
+        self.pinned.discard(block)
 
     @precondition(lambda self: self.used)
     @rule(which=st.integers(0, 99), borrower=st.sampled_from([0, 1, 2, 3, 62]))

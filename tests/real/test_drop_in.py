@@ -44,6 +44,7 @@ def test_it_is_a_data_loader_with_torchs_arguments_in_torchs_order() -> None:
         "prepare_next_epoch",
         "record_order",
         "replay",
+        "device",
         "seeding",
     ]
 
@@ -161,7 +162,13 @@ def test_its_length_is_torchs_and_the_number_of_batches(arguments: dict[str, Any
 )
 def test_a_loader_can_be_copied_and_pickled(copied: Any) -> None:
     loader = DataLoader(
-        Samples(tiny), 4, num_workers=1, order="ready", buffer_bytes=1 << 22, slow_after_s=2
+        Samples(tiny),
+        4,
+        num_workers=1,
+        order="ready",
+        buffer_bytes=1 << 22,
+        slow_after_s=2,
+        device=torch.device("cpu"),
     )
     assert len(list(loader)) == 6
     other = copied(loader)
@@ -183,6 +190,7 @@ def test_a_loader_can_be_built_again_from_its_signature_and_attributes() -> None
         slow_after_s=1.5,
         buffer_bytes=1 << 22,
         max_background_workers=1,
+        device="cpu",
         seeding="torch",
     )
     attributes = {name: value for name, value in vars(loader).items() if name[0] != "_"}

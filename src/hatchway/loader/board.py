@@ -5,9 +5,9 @@ in the live loader and in a ``bytearray`` in tests. Whoever changes it holds the
 loader's lock, but for what has one writer: a worker writes ``block``, ``nbytes``,
 ``kind`` and ``seconds`` of a sample that it claimed, then its status, and what it
 is doing (``running``, ``parked``, ``current``, ``started``); the training process
-writes ``cut_s``, ``alive``, ``STOP`` and ``HELD``. Whoever drops the last view of
-a block marks it free. ``SAMPLE_BYTES`` and ``ROW_MISSES`` are hints, which a race
-may leave a little too small.
+writes ``cut_s``, ``alive``, ``block_pinned``, ``STOP`` and ``HELD``. Whoever drops
+the last view of a block marks it free. ``SAMPLE_BYTES`` and ``ROW_MISSES`` are hints,
+which a race may leave a little too small.
 
 The states below are plain integers: a comparison of an array with a member of an
 ``IntEnum`` costs six times as much.
@@ -228,6 +228,7 @@ _TABLES: dict[str, dict[str, str]] = {
     "blocks": {
         "block_state": "u1",
         "block_owner": "i2",
+        "block_pinned": "u1",
         "block_offset": "i8",
         "block_bytes": "i8",
     },
@@ -277,6 +278,7 @@ class Board:
     alive: Column
     block_state: Column
     block_owner: Column
+    block_pinned: Column  # whether a device reads it directly; see ``Registration``
     block_lent: Column
     block_offset: Column
     block_bytes: Column

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,7 +12,7 @@ from hatchway.loader.board import Board, BoardShape, Head, Running, Waiting
 from hatchway.loader.delivery import Delivery
 from hatchway.loader.heap import ADDRESSES_PER_BYTE, Heap
 from hatchway.loader.kernel import board_kernel
-from hatchway.loader.lease import BlockLease, lease, lease_block
+from hatchway.loader.lease import leasable, lease
 from hatchway.loader.rules import DeliveryRules
 from hatchway.loader.schedule import Schedule
 from hatchway.loader.shared import Bell, ProcessLock, SharedMapping, ThreadLock
@@ -108,10 +107,13 @@ class Commons:
         offset, nbytes = self.board.block_offset.cells[block], self.board.block_bytes.cells[block]
         self._mapping.populate(offset, nbytes)
 
-    def lease(self, block: int, nbytes: int, released: deque[Any]) -> tuple[memoryview, BlockLease]:
-        """Like :meth:`view`; its lease goes to ``released`` when nothing looks at it any more."""
-        offset = self.board.block_offset.cells[block]
-        return lease_block(self._mapping.memory, offset, nbytes, block, released)
+    def leasable(self, block: int, nbytes: int) -> memoryview:
+        """Like :meth:`view`, for :func:`lease_block`."""
+        return leasable(self._mapping.memory, self.board.block_offset.cells[block], nbytes)
+
+    def map_again(self) -> mmap.mmap:
+        """The buffer at other addresses."""
+        return self._mapping.map_again()
 
     def lease_all(self, on_release: Any) -> memoryview:
         """A view of the whole buffer; ``on_release`` runs when nothing looks at it any more."""

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset, Sampler
 
 from hatchway.loader.access import is_iterable
 from hatchway.loader.costmodel import CostModel
+from hatchway.loader.iterable import on_device
 from hatchway.loader.iterator import ParallelIterator
 from hatchway.loader.options import (
     LoaderOptions,
@@ -88,6 +89,10 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         replay: Such a state, or the path of a file that ``torch.save`` wrote it to: the
             first pass has the order and the contents of the recorded one. A state that is
             loaded beside it says whether that pass is over.
+        device: Where the tensors of a batch, and whatever else in it has a method
+            ``to``, arrive: on a GPU, or on any device as ``torch.device`` takes it.
+            The next batch is copied while this one is used, if it is ready by then.
+            None leaves batches in shared memory. With it ``pin_memory`` does nothing.
         seeding: ``"position"``: before each sample Python's, NumPy's and torch's
             global generators are set from (base seed, epoch, position).
             ``"torch"``: once a worker, as torch does. Not with threads: global generators
@@ -132,18 +137,10 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         prepare_next_epoch: bool = True,
         record_order: bool = False,
         replay: Any = None,
+        device: str | int | torch.device | None = None,
         seeding: str = "position",
         worker_type: str = "process",
     ) -> None:
-        LoaderOptions(
-            order,
-            slow_after_s,
-            buffer_bytes,
-            max_background_workers,
-            max_displacement,
-            seeding,
-            worker_type,
-        )
         if worker_type == "thread" and multiprocessing_context is not None:
             raise ValueError(
                 f"multiprocessing_context={multiprocessing_context!r} has no meaning with "
@@ -161,9 +158,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self.prepare_next_epoch = prepare_next_epoch
         self.record_order = record_order
         self.replay = replay
+        self.device = device
         self.seeding = seeding
         self.worker_type = worker_type
         self._chosen_worker_type: str | None = None
+        _ = self.options  # or raise
         self._costs: CostModel | None = None
         self._worker_count: WorkerCount | None = None
         self._passes = PassBook()
@@ -197,6 +196,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             self.buffer_bytes,
             self.max_background_workers,
             self.max_displacement,
+            self.device,
             self.seeding,
             self.worker_type,
         )
@@ -267,7 +267,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 
     def _get_iterator(self) -> Any:
         if is_iterable(self.dataset):
-            return super()._get_iterator()
+            return super()._get_iterator() if self.device is None else on_device(self)
         if self.num_workers == 0:
             return SerialIterator(self)
         self.check_worker_number_rationality()

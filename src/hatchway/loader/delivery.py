@@ -126,12 +126,12 @@ class Delivery:
 
     def is_ready(self) -> bool:
         """Whether the training loop has something to take."""
-        return self._next_ready() >= 0
+        return self.next_ready() >= 0
 
     def take(self) -> Delivered | None:
         """Hand over the next batch, whose block the caller then owns."""
         board, head = self._board, self._board.head
-        slot = self._next_ready()
+        slot = self.next_ready()
         if slot < 0:
             return None
         positions = self.members(slot)
@@ -384,7 +384,7 @@ class Delivery:
         is_short = board.out_count.cells[out] < self._rules.batch_size
         return not self._rules.fixed and is_short and board.out_kind.cells[out] != Kind.ERROR
 
-    def _next_ready(self) -> int:
+    def next_ready(self) -> int:
         """The slot of the batch that the training loop may take, or -1."""
         board, tail = self._board, self._board.head[Head.OUT_TAIL]
         if tail == self._out_end():

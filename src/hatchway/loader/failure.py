@@ -86,6 +86,28 @@ class Failure:
         return loaded if isinstance(loaded, BaseException) else None
 
 
+class CopyFailure:
+    """A batch was made, and could not be copied to the device: it is delivered as this error."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error: Exception | None = error
+
+    def reraise(self) -> NoReturn:
+        """Raise the error, once.
+
+        Raises:
+            Exception: As the copying raised it; ``RuntimeError`` for ``StopIteration``.
+        """
+        error, self._error = self._error, None
+        assert error is not None
+        try:
+            if isinstance(error, StopIteration):
+                raise RuntimeError(f"the copy of a batch raised {error!r}") from error
+            raise error
+        finally:
+            del error  # its traceback holds this frame, and so the workers
+
+
 def collating(positions: list[int], epoch_start: int) -> str:
     """What a worker is doing in ``collate_fn``, in words."""
     return f"collate_fn of positions {[position - epoch_start for position in positions]}"

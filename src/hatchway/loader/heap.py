@@ -188,7 +188,8 @@ class Heap:
         board = self._board
         count = board.head[Head.NUM_BLOCKS]
         states, sizes = board.block_state.array[:count], board.block_bytes.array[:count]
-        free = np.flatnonzero(states == Block.FREE)
+        # What a device reads directly stays: it would go on reading what was there.
+        free = np.flatnonzero((states == Block.FREE) & (board.block_pinned.array[:count] == 0))
         for block in free[np.argsort(sizes[free])[::-1]].tolist():
             if is_enough():
                 break

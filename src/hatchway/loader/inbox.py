@@ -13,7 +13,7 @@ from hatchway.loader.board import Head, Kind
 from hatchway.loader.commons import Commons
 from hatchway.loader.delivery import Delivered
 from hatchway.loader.failure import Failure
-from hatchway.loader.lease import BlockLease
+from hatchway.loader.lease import BlockLease, lease_block
 from hatchway.loader.rows import RowLayout
 from hatchway.loader.store import read_layout
 
@@ -25,6 +25,10 @@ class Inbox:
     gone and :meth:`release_dropped` is called. Once the batches that the loop
     keeps take a quarter of the buffer, further ones are copied into private
     memory, so that keeping them cannot stop the workers.
+
+    Attributes:
+        num_copied: How many these were in this pass.
+        num_ahead: How many batches of it were on their way to a device before they were asked for.
     """
 
     def __init__(self, commons: Commons) -> None:
@@ -33,41 +37,66 @@ class Inbox:
         self._released: deque[BlockLease] = deque()
         self._pid = os.getpid()
         self._layout: RowLayout | None = None
-        self.num_copied = 0
+        self.begin()
 
     def open(self, delivered: Delivered) -> Any:
         """The batch, or the :class:`Failure` that came in its place."""
-        commons, block = self._commons, delivered.block
-        count = len(delivered.positions)
+        commons, block, count = self._commons, delivered.block, len(delivered.positions)
         if delivered.kind == Kind.ERROR:
             # The failure holds no view of the block.
             failure: Failure = payload.load(commons.view(block, delivered.nbytes))
             commons.heap.release(block)
             return failure
-        is_rows = delivered.kind == Kind.ROW
-        if is_rows and self._layout is None:
-            self._layout = read_layout(commons)
-        nbytes = delivered.nbytes
-        if is_rows and self._layout is not None:
-            nbytes = self._layout.block_bytes(count)
-        memory = self._memory(block, nbytes)
-        if is_rows and self._layout is not None:
-            return self._layout.batch(memory, count)
-        return payload.load(memory)
+        memory = self._memory(block, self._size(delivered.kind, delivered.nbytes, count))
+        return self._read(delivered.kind, memory, count)
+
+    def begin(self) -> None:
+        """Another pass begins."""
+        self.num_copied = self.num_ahead = 0
+
+    def close(self) -> None:
+        """No batch will be opened any more; those that were stay valid."""
+
+    def _size(self, kind: int, nbytes: int, count: int) -> int:
+        """The bytes of a block that a batch of ``count`` samples takes."""
+        return self._rows().block_bytes(count) if kind == Kind.ROW else nbytes
+
+    def _read(self, kind: int, memory: memoryview, count: int) -> Any:
+        """The batch that lies in ``memory``, as views of it."""
+        return self._rows().batch(memory, count) if kind == Kind.ROW else payload.load(memory)
+
+    def _rows(self) -> RowLayout:
+        if self._layout is None:
+            self._layout = read_layout(self._commons)
+        return self._layout
 
     def _memory(self, block: int, nbytes: int) -> memoryview:
-        commons, held = self._commons, self._held
-        head = commons.board.head
-        budget, size = commons.heap.budget_bytes, commons.board.block_bytes.cells[block]
-        if head[Head.HELD] + size > budget // 4:
+        """What lies in a block, leased; a copy once enough is kept."""
+        commons = self._commons
+        if not self._may_keep(block):
             private = np.frombuffer(commons.view(block, nbytes), np.uint8).copy()
             commons.heap.release(block)
             self.num_copied += 1
             return memoryview(private)
-        memory, kept = commons.lease(block, nbytes, self._released)
-        held[block] = (size, kept)
-        head[Head.HELD] += size
+        memory = self._look(block, nbytes)
+        self._lease(memory, block)
         return memory
+
+    def _look(self, block: int, nbytes: int) -> memoryview:
+        return self._commons.leasable(block, nbytes)
+
+    def _may_keep(self, block: int) -> bool:
+        """Whether a batch may stay in its block while the loop keeps it."""
+        commons = self._commons
+        kept = commons.board.head[Head.HELD] + commons.board.block_bytes.cells[block]
+        return bool(kept <= commons.heap.budget_bytes // 4)
+
+    def _lease(self, memory: memoryview, block: int) -> None:
+        """The block is free again when nothing looks at ``memory`` any more."""
+        board = self._commons.board
+        size = board.block_bytes.cells[block]
+        self._held[block] = (size, lease_block(memory, block, self._released))
+        board.head[Head.HELD] += size
 
     def release_dropped(self) -> None:
         """Free the blocks of the batches that were dropped since the last time."""

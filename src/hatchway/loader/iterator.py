@@ -18,10 +18,10 @@ from hatchway.loader.commons import Commons
 from hatchway.loader.cost import SampleTimes
 from hatchway.loader.delivery import Delivered
 from hatchway.loader.errors import LoaderTimeoutError
-from hatchway.loader.failure import Failure
+from hatchway.loader.failure import CopyFailure, Failure
 from hatchway.loader.foresight import Foresight
-from hatchway.loader.inbox import Inbox
 from hatchway.loader.learning import learn, tell_cut
+from hatchway.loader.ondevice import make_inbox
 from hatchway.loader.options import (
     lookahead_batches,
     makes_batches_freely,
@@ -29,14 +29,12 @@ from hatchway.loader.options import (
     resolve_order,
 )
 from hatchway.loader.plan import Plan, nothing_upcoming
-from hatchway.loader.pool import Pool, ProcessPool
-from hatchway.loader.pool_crew import adaptation_of
+from hatchway.loader.pool_crew import adaptation_of, pool_of
 from hatchway.loader.rescue import Rescue
 from hatchway.loader.shared import wait_readable
 from hatchway.loader.sizing import commons_config
 from hatchway.loader.statistics import LoaderStatistics, Meter
 from hatchway.loader.task import WorkerTask
-from hatchway.loader.thread_pool import ThreadPool
 from hatchway.loader.upcoming import OrderForecast
 
 # A worker's sentinel stays quiet while a process that it forked lives: look by oneself.
@@ -92,7 +90,8 @@ class ParallelIterator(_BaseDataLoaderIter):
             single=not self._auto_collation,
             foresight=self._foresight,
         )
-        self._inbox = Inbox(self._commons)
+        self._inbox = make_inbox(self._commons, loader.device)
+        self._pin_memory &= loader.device is None
         task = WorkerTask(
             commons=self._commons,
             dataset=loader.dataset,
@@ -106,11 +105,7 @@ class ParallelIterator(_BaseDataLoaderIter):
             # The generators of threads are the training loop's, too.
             per_position_seeds=options.seeding == "position" and not loader.has_threads,
         )
-        self._pool: Pool
-        if loader.has_threads:
-            self._pool = ThreadPool(task)
-        else:
-            self._pool = ProcessPool(task, loader.multiprocessing_context)
+        self._pool = pool_of(loader, task)
         self._rescue = Rescue(self._commons, self._pool, self._meter)
         self._adaptation = adaptation_of(
             loader, self._pool, self._plan, self._foresight, self._rescue.replace_dead
@@ -135,6 +130,8 @@ class ParallelIterator(_BaseDataLoaderIter):
             num_workers=board.head[Head.NUM_SEATS],
             num_workers_reason="" if self._adaptation is None else self._adaptation.reason,
             num_workers_alive=self._pool.size if self._open else 0,
+            num_copied_batches=self._inbox.num_copied,
+            num_batches_ahead=self._inbox.num_ahead,
             order=self._order,
         )
 
@@ -146,6 +143,7 @@ class ParallelIterator(_BaseDataLoaderIter):
             was_over: Whether the pass before was delivered to its end.
         """
         self._foresight.begin()
+        self._inbox.begin()
         plan, upcoming = self._plan, self._upcoming
         left: Iterator[Any] | None = self._sampler_iter
         goes_on = self._pass.goes_on
@@ -238,14 +236,14 @@ class ParallelIterator(_BaseDataLoaderIter):
             raise StopIteration
         meter = self._meter
         asked = meter.asked()
-        num_samples = 0
+        num_samples, is_failure = 0, False
         try:
             delivered = self._take(asked)
             if delivered is not None:
                 self._note(delivered)
                 batch = self._inbox.open(delivered)
-                num_samples = 0 if isinstance(batch, Failure) else len(delivered.positions)
-                meter.num_copied_batches = self._inbox.num_copied
+                is_failure = isinstance(batch, Failure | CopyFailure)
+                num_samples = 0 if is_failure else len(delivered.positions)
             meter.answered(asked, num_samples)
             self._plan.arrived()
             if self._pass.record is not None and delivered is not None:
@@ -262,7 +260,7 @@ class ParallelIterator(_BaseDataLoaderIter):
             if not self._persistent_workers:
                 self._shutdown_workers()
             raise StopIteration
-        if isinstance(batch, Failure):
+        if is_failure:
             batch.reraise()
         if self._pin_memory:
             batch = _utils.pin_memory.pin_memory(batch, self._pin_memory_device)
@@ -388,8 +386,11 @@ class ParallelIterator(_BaseDataLoaderIter):
         """Stop the workers; batches that were handed out stay valid."""
         if self._open:
             self._open = False
-            last = self.statistics()
-            self._pool.close()
+            try:
+                last = self.statistics()
+                self._inbox.close()
+            finally:
+                self._pool.close()
             self._box.keep(self, last)
 
     def __del__(self) -> None:

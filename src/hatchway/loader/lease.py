@@ -17,9 +17,14 @@ def lease(mapping: Any, offset: int, nbytes: int, on_release: Callable[[], None]
     Tensors and arrays made of (slices of) the view keep it alive. A process
     forked meanwhile has views of its own; the end of those releases nothing.
     """
-    base = np.frombuffer(mapping, np.uint8, nbytes, offset)
-    weakref.finalize(base, _release, os.getpid(), on_release).atexit = False
-    return base.data
+    view = leasable(mapping, offset, nbytes)
+    weakref.finalize(view.obj, _release, os.getpid(), on_release).atexit = False
+    return view
+
+
+def leasable(mapping: Any, offset: int, nbytes: int) -> memoryview:
+    """A view of ``mapping`` whose end can be told: what is made of it keeps its ``obj`` alive."""
+    return np.frombuffer(mapping, np.uint8, nbytes, offset).data
 
 
 class BlockLease(weakref.ref[Any]):
@@ -34,14 +39,11 @@ class BlockLease(weakref.ref[Any]):
     block: int
 
 
-def lease_block(
-    mapping: Any, offset: int, nbytes: int, block: int, released: deque[Any]
-) -> tuple[memoryview, BlockLease]:
-    """A view of ``mapping``; its lease is put into ``released`` when nothing looks at it."""
-    base = np.frombuffer(mapping, np.uint8, nbytes, offset)
-    kept = BlockLease(base, released.append)
+def lease_block(view: memoryview, block: int, released: deque[Any]) -> BlockLease:
+    """The lease of a view by :func:`leasable`: put into ``released`` when nothing looks at it."""
+    kept = BlockLease(view.obj, released.append)
     kept.block = block
-    return base.data, kept
+    return kept
 
 
 def _release(pid: int, on_release: Callable[[], None]) -> None:

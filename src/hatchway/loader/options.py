@@ -16,6 +16,7 @@ from torch.utils.data import (
 
 from hatchway.loader.cost import SLOW_QUANTILE
 from hatchway.loader.costmodel import CostModel
+from hatchway.loader.devices import device_of
 from hatchway.loader.heap import ADDRESSES_PER_BYTE
 from hatchway.loader.machine import (
     available_address_bytes,
@@ -46,6 +47,7 @@ class LoaderOptions:
             ``num_workers``.
         max_displacement: How many positions after its turn a sample may come, or
             None for any number.
+        device: Where batches arrive, or None for the shared buffer.
         seeding: Whether generators are seeded for each position or as in torch.
         worker_type: Whether workers are processes or threads, or what does better.
     """
@@ -55,6 +57,7 @@ class LoaderOptions:
     buffer_bytes: int | None
     max_background_workers: int | None
     max_displacement: int | None
+    device: str | int | torch.device | None
     seeding: str
     worker_type: str = "process"
 
@@ -71,6 +74,8 @@ class LoaderOptions:
         _whole("buffer_bytes", self.buffer_bytes, _LEAST_BUFFER_BYTES)
         _whole("max_background_workers", self.max_background_workers, 0)
         _whole("max_displacement", self.max_displacement, 0)
+        if self.device is not None:
+            device_of(self.device)
 
     @property
     def slow_cut(self) -> tuple[float, bool]:

@@ -1,4 +1,4 @@
-"""The workers of a live loader as a crew whose number follows the load."""
+"""The workers of a live loader: which kind, and as a crew whose number follows the load."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from hatchway.loader.foresight import Foresight
 from hatchway.loader.machine import available_memory_bytes, cpu_quota
 from hatchway.loader.options import lookahead_batches, most_workers
 from hatchway.loader.plan import Plan
-from hatchway.loader.pool import Pool
+from hatchway.loader.pool import Pool, ProcessPool
+from hatchway.loader.task import WorkerTask
+from hatchway.loader.thread_pool import ThreadPool
 
 
 class PoolCrew:
@@ -76,6 +78,13 @@ class PoolCrew:
         """For how many workers there is memory, if each takes as much as the largest one."""
         each = max(map(self._pool.memory_bytes, self._pool.ids), default=0)
         return self.size() + available_memory_bytes() // max(each, self._pool.ASSUMED_BYTES)
+
+
+def pool_of(loader: Any, task: WorkerTask) -> Pool:
+    """The workers of a pass over ``loader``, none of which has begun."""
+    if loader.has_threads:
+        return ThreadPool(task)
+    return ProcessPool(task, loader.multiprocessing_context)
 
 
 def adaptation_of(

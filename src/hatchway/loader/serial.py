@@ -26,6 +26,7 @@ from hatchway.loader.seeding import (
     save_generators,
 )
 from hatchway.loader.statistics import LoaderStatistics, Meter
+from hatchway.loader.transfer import bring, transfer_to
 
 _Batches: TypeAlias = Iterator[tuple[NDArray[np.int64], list[Any]]]
 
@@ -37,6 +38,7 @@ class SerialIterator(_BaseDataLoaderIter):
         super().__init__(loader)
         if loader.timeout != 0:
             raise ValueError(f"timeout must be 0 with num_workers=0, not {loader.timeout}")
+        self._transfer = None if loader.device is None else transfer_to(loader.device)
         self._dataset = by_index(loader.dataset)
         self._seeder = make_seeder() if loader.seeding == "position" else None
         self._meter = Meter()
@@ -90,6 +92,8 @@ class SerialIterator(_BaseDataLoaderIter):
             if saved is not None:
                 restore_generators(saved)
         self._meter.answered(asked, len(keys))
+        if self._transfer is not None:
+            return bring(self._transfer, batch)
         if self._pin_memory:
             batch = _utils.pin_memory.pin_memory(batch, self._pin_memory_device)
         return batch

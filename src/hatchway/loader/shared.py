@@ -52,6 +52,10 @@ class SharedMapping:
                 "lower buffer_bytes= or raise the limit of address space (ulimit -v)"
             ) from error
 
+    def map_again(self) -> mmap.mmap:
+        """The same memory at other addresses."""
+        return mmap.mmap(self.fd, self.nbytes)
+
     def reserve(self, offset: int, nbytes: int) -> None:
         """Make sure that the file system has room, where it has a size of its own."""
         if not (self.has_fixed_size and hasattr(os, "posix_fallocate")):

@@ -32,6 +32,8 @@ class LoaderStatistics:
         buffer_used_bytes: Bytes of it that hold samples and batches now.
         buffer_peak_bytes: The most memory that it ever took.
         num_copied_batches: Batches copied out of it because too many were kept.
+        num_batches_ahead: Batches whose copy to the device (``device=``) had begun before
+            the loop asked for them.
         num_displaced: Samples that came after their turn in the sampler's order.
         max_displacement: By how many positions at most.
         displacement_quantiles: Positions after its turn that a sample came, by
@@ -61,6 +63,7 @@ class LoaderStatistics:
     buffer_used_bytes: int = 0
     buffer_peak_bytes: int = 0
     num_copied_batches: int = 0
+    num_batches_ahead: int = 0
     num_displaced: int = 0
     max_displacement: int = 0
     displacement_quantiles: tuple[int, int, int] = (0, 0, 0)
@@ -86,7 +89,6 @@ class Meter:
     def __init__(self) -> None:
         self.num_samples = 0
         self.num_batches = 0
-        self.num_copied_batches = 0
         self.num_restarts = 0
         self.num_retired = 0
         self.num_background_workers = 0
@@ -145,7 +147,6 @@ class Meter:
             wait_s=self._wait_s,
             first_batch_s=self._first_batch_s,
             longest_wait_s=self._longest_wait_s,
-            num_copied_batches=self.num_copied_batches,
             num_displaced=sum(self._late.values()),
             max_displacement=max(self._late, default=0),
             displacement_quantiles=(
