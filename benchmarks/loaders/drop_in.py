@@ -25,7 +25,7 @@ def hatchway(**settings: Any) -> Build:
 
     def build(request: Request) -> Iterable[Any]:
         package: Any = importlib.import_module("hatchway")
-        loader: Iterable[Any] = package.DataLoader(**_arguments(request), **settings)
+        loader: Iterable[Any] = package.DataLoader(**{**_arguments(request), **settings})
         return loader
 
     return build

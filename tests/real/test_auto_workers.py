@@ -43,6 +43,10 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_count, "_PATIENCE_S", 0.3)
 
 
+def processes_of(iterator: Any) -> list[int]:
+    return [process.pid for process in iterator._pool._workers.values()]
+
+
 def indices_of(batches: list[Any]) -> list[int]:
     return [int(index) for indices, _ in batches for index in indices]
 
@@ -98,12 +102,13 @@ def test_workers_that_are_killed_while_others_come_and_go_lose_nothing() -> None
     loader: Any = DataLoader(Waiting(800, 0.005), 4, num_workers="auto", max_workers=8, timeout=30)
     loader.worker_count.count = 8
     came, killed = [], 0
-    for number, batch in enumerate(loader):
+    iterator = iter(loader)
+    for number, batch in enumerate(iterator):
         came.append(batch)
         time.sleep(0.03 if number < 60 else 0.0)
         if number % 20 == 10:
-            children = psutil.Process().children()
-            os.kill(children[number % len(children)].pid, signal.SIGKILL)
+            workers = processes_of(iterator)
+            os.kill(workers[number % len(workers)], signal.SIGKILL)
             killed += 1
     assert killed == 10
     assert sorted(indices_of(came)) == list(range(800))
@@ -115,11 +120,10 @@ def test_persistent_workers_go_on_with_as_many_and_leave_nobody_behind() -> None
     )
     for _ in range(3):
         assert sorted(indices_of(list(loader))) == list(range(300))
-    alive = loader.statistics().num_workers_alive
-    assert alive == len(psutil.Process().children())
-    assert alive >= 4
+    workers = processes_of(loader._iterator)
+    assert loader.statistics().num_workers_alive == len(workers) >= 4
     loader._iterator = None
-    assert not psutil.Process().children()
+    assert not any(map(psutil.pid_exists, workers))
 
 
 def test_it_is_saved_and_goes_on_with_another_number() -> None:
@@ -150,7 +154,7 @@ def test_a_loop_that_stops_reading_costs_no_processor_time() -> None:
     iterator = iter(loader)
     next(iterator)
     time.sleep(1.0)  # the window is full by now
-    workers = [psutil.Process(), *psutil.Process().children()]
+    workers = [psutil.Process(), *map(psutil.Process, processes_of(iterator))]
     before_s = sum(sum(one.cpu_times()[:2]) for one in workers)
     time.sleep(1.0)
     assert sum(sum(one.cpu_times()[:2]) for one in workers) - before_s < 0.1

@@ -268,3 +268,14 @@ def test_in_ready_order_a_batch_is_made_of_what_is_finished_first() -> None:
     ready = simulate(sample_s, num_workers=2, batch_size=4, in_order=False)
     strict = simulate(sample_s, num_workers=2, batch_size=4, in_order=True)
     assert ready.epoch_over_limit < strict.epoch_over_limit
+
+
+def test_fixed_and_automatic_numbers_of_workers_run_side_by_side(tmp_path: Path) -> None:
+    path = tmp_path / "auto.json"
+    command = (sys.executable, "-m", "benchmarks.auto_workers", "--quick", "--workloads", "skewed")
+    command += ("--loaders", "torch,auto,auto-threads", "--repeats", "1", "--json", str(path))
+    subprocess.run(command, cwd=ROOT, check=True, timeout=50)
+    (workload,) = json.loads(path.read_text())["workloads"]
+    assert [run["loader"] for run in workload["runs"]] == ["torch", "auto", "auto-threads"]
+    assert all(run["first"] > 0 and run["second"] > 0 for run in workload["runs"])
+    assert workload["runs"][0]["workers"] == 8

@@ -118,10 +118,14 @@ def test_it_begins_with_what_cores_memory_and_the_bound_allow(
     assert DataLoader(ITEMS, num_workers="auto").num_workers == 1
 
 
+def test_another_word_is_no_number() -> None:
+    with pytest.raises(TypeError, match="num_workers must be an int or 'auto', not 'many'"):
+        DataLoader(ITEMS, num_workers="many")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_workers": "many"}, "num_workers must be a number or 'auto', not 'many'"),
         ({"num_workers": 2, "max_workers": 4}, "max_workers=4 bounds num_workers='auto', and"),
         ({"num_workers": "auto", "max_workers": 0}, "max_workers must be at least 1, not 0"),
         (

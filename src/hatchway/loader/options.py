@@ -161,13 +161,13 @@ def resolve_num_workers(
     """What ``num_workers`` means here: an int, for ``"auto"`` an ``AutoCount``.
 
     Raises:
-        ValueError: If it is neither, or a bound has nothing to bound.
-        TypeError: If ``max_workers`` is no int.
+        ValueError: If a bound has nothing to bound.
+        TypeError: If it is neither, or ``max_workers`` is no int.
     """
     _whole("max_workers", max_workers, 1)
     if isinstance(num_workers, str):
         if num_workers != "auto":
-            raise ValueError(f"num_workers must be a number or 'auto', not {num_workers!r}")
+            raise TypeError(f"num_workers must be an int or 'auto', not {num_workers!r}")
         num_workers = AutoCount(min(first_num_workers(), max_workers or _DEFAULT_MOST_WORKERS))
     if isinstance(num_workers, AutoCount):
         if max_background_workers is not None:
