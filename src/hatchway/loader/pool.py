@@ -158,16 +158,7 @@ class ProcessPool(Pool):
             name=f"hatchway-worker-{worker_id}",
         )
         process.daemon = True
-        try:
-            process.start()
-        except (TypeError, AttributeError, PicklingError):
-            warnings.warn(
-                "The dataset, collate_fn or worker_init_fn cannot be pickled, which the start "
-                "method 'spawn' or 'forkserver' (the default from Python 3.14 on) needs. Define "
-                "them at the top level of a module, or pass multiprocessing_context='fork'.",
-                stacklevel=2,
-            )
-            raise
+        launch(process)
         return process
 
     def sentinels(self) -> list[int]:
@@ -208,6 +199,31 @@ class ProcessPool(Pool):
         self._finalizer()
 
 
+def launch(process: Any) -> None:
+    """Start a process that is given the user's objects."""
+    try:
+        process.start()
+    except (TypeError, AttributeError, PicklingError):
+        warnings.warn(
+            "The dataset, collate_fn or worker_init_fn cannot be pickled, which the start "
+            "method 'spawn' or 'forkserver' (the default from Python 3.14 on) needs. Define "
+            "them at the top level of a module, or pass multiprocessing_context='fork'.",
+            stacklevel=2,
+        )
+        raise
+
+
+def end_processes(processes: dict[int, Any]) -> None:
+    """Wait until processes that were told to stop are gone, and see to it that they are."""
+    _join(processes, GRACE_S)
+    for process in processes.values():
+        process.terminate()
+    _join(processes, _TERMINATE_S)
+    for process in processes.values():
+        process.kill()
+    _join(processes, None)
+
+
 def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -224,13 +240,7 @@ def _close(processes: dict[int, Any], commons: Commons, pid: int) -> None:
     commons.board.head[Head.STOP] = 1
     for worker_id in processes:
         commons.worker_bells[worker_id].ring()
-    _join(processes, GRACE_S)
-    for process in processes.values():
-        process.terminate()
-    _join(processes, _TERMINATE_S)
-    for process in processes.values():
-        process.kill()
-    _join(processes, None)
+    end_processes(processes)
     commons.close()
 
 

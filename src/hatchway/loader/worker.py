@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
-import random
-import signal
 import time
-from multiprocessing import parent_process
-from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data._utils import worker as torch_worker
 
 from hatchway.loader import payload
 from hatchway.loader.admission import VISIT_S, Admission
 from hatchway.loader.board import Alive, Head, Kind, Outgoing, Running, Waiting
-from hatchway.loader.collating import keep_off_shared_memory
 from hatchway.loader.failure import CAUGHT
+from hatchway.loader.process import become, watch_parent
 from hatchway.loader.samples import SampleRunner
 from hatchway.loader.schedule import Claim
 from hatchway.loader.shared import wait_readable
@@ -29,24 +22,8 @@ from hatchway.loader.task import WorkerTask
 
 def main(task: WorkerTask) -> None:
     """Entry point of a worker process."""
-    # The training process gets the same Ctrl-C and stops its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A handler of the training script's, inherited by fork, is not meant for workers.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with contextlib.suppress(AttributeError):
-        torch.multiprocessing._set_thread_name(f"hatchway-{task.worker_id}")
-    torch.set_num_threads(1)
-    # What was there before the fork is not garbage: collections pass over it, and
-    # do not copy its pages by touching them.
-    gc.freeze()
-    seed = task.base_seed + task.worker_id
-    random.seed(seed)
-    torch.manual_seed(seed)
-    np.random.seed(torch_worker._generate_state(task.base_seed, task.worker_id))
-    torch_worker._worker_info = torch_worker.WorkerInfo(
-        id=task.worker_id, num_workers=task.num_workers, seed=seed, dataset=task.dataset
-    )
-    keep_off_shared_memory()
+    worker_id = task.worker_id
+    become(f"hatchway-{worker_id}", worker_id, task.num_workers, task.base_seed, task.dataset)
     Worker(task).run()
 
 
@@ -229,8 +206,7 @@ class Worker:
 
     def _watch_parent(self) -> None:
         """Notice when the training process ends."""
-        parent = parent_process()
-        self._parent_alive = _watch(parent.pid if parent else None, parent)
+        self._parent_alive = watch_parent()
 
     def _sleep(self) -> bool:
         """Sleep until the bell rings; False when the training process is gone."""
@@ -244,11 +220,3 @@ class Worker:
         if self._parent_alive in readable:
             return False
         return bool(parent) or os.getppid() != 1
-
-
-def _watch(pid: int | None, parent: Any) -> int | None:
-    """A descriptor that becomes readable when the training process ends."""
-    if pid is not None and hasattr(os, "pidfd_open"):
-        with contextlib.suppress(OSError):
-            return os.pidfd_open(pid)
-    return None if parent is None else parent.sentinel
