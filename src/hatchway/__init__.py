@@ -9,13 +9,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hatchway.loader import DataLoader, LoaderStatistics, sample_seed
+    from hatchway.loader import (
+        DataLoader,
+        Deferred,
+        DeferredDataset,
+        LoaderStatistics,
+        sample_seed,
+    )
 
-__all__ = ["DataLoader", "LoaderStatistics", "__version__", "sample_seed"]
+__all__ = [
+    "DataLoader",
+    "Deferred",
+    "DeferredDataset",
+    "LoaderStatistics",
+    "__version__",
+    "sample_seed",
+]
 
 __version__ = "0.1.0.dev0"
 
-_LAZY = dict.fromkeys(("DataLoader", "LoaderStatistics", "sample_seed"), "hatchway.loader")
+_LAZY = {name: "hatchway.loader" for name in __all__ if name != "__version__"}
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""Kills a worker process before a chosen line of the loader's code."""
+"""Kills a worker process, or a reader, before a chosen line of the loader's code."""
 
 from __future__ import annotations
 
@@ -22,21 +22,26 @@ class Reaper:
     """Counts the lines that the first process of worker 0 runs, and may kill it.
 
     Install it before the loader starts; with the start method fork only.
+
+    Args:
+        monkeypatch: Puts everything back.
+        starter: The module that starts it: ``stream`` for reader 0.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, starter: Any = pool) -> None:
         self._lines_run: Any = CONTEXT.RawValue("q", 0)
         self._is_armed: Any = CONTEXT.RawValue("b", 0)
         self._line = -1
-        real_main = pool.main
+        real_main = starter.main
 
         def main(task: Any) -> None:
-            if task.worker_id == 0 and self._is_armed.value:
+            is_first = getattr(task, "worker_id", 0) == 0 == getattr(task, "reader_id", 0)
+            if is_first and self._is_armed.value:
                 self._is_armed.value = 0  # whoever replaces it lives
                 sys.settrace(self._trace)
             real_main(task)
 
-        monkeypatch.setattr(pool, "main", main)
+        monkeypatch.setattr(starter, "main", main)
 
     def arm(self, line: int) -> None:
         """Kill the next process of worker 0 before this line; -1 only counts."""

@@ -39,6 +39,21 @@ def test_the_example_that_is_killed_goes_on(tmp_path: Path) -> None:
     assert not ran.stderr
 
 
+def test_the_example_with_shards_decodes_each_image_once() -> None:
+    ran = subprocess.run(
+        [sys.executable, ROOT / "examples" / "shards.py"],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=True,
+    )
+    decoded, slowest, displaced = ran.stdout.splitlines()
+    assert decoded == "240 images decoded in 15 batches, each once"
+    assert slowest.startswith("the slowest took ")
+    assert displaced.endswith("positions at most")
+    assert not ran.stderr
+
+
 def test_the_readmes_session_prints_what_the_readme_shows() -> None:
     blocks = (ROOT / "README.md").read_text().split("```")
     at = next(i for i, block in enumerate(blocks) if block.startswith("python\n"))

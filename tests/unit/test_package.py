@@ -29,6 +29,10 @@ def test_the_loader_comes_from_its_part() -> None:
     assert hatchway.DataLoader is DataLoader
 
 
+def test_every_public_name_can_be_imported() -> None:
+    assert all(getattr(hatchway, name) is not None for name in hatchway.__all__)
+
+
 def test_each_part_has_a_branch_under_one_root() -> None:
     assert issubclass(LoaderError, HatchwayError)
     assert not issubclass(HatchwayError, (ValueError, TypeError))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hatchway.loader.context import sample_seed
     from hatchway.loader.dataloader import DataLoader
+    from hatchway.loader.deferred import Deferred, DeferredDataset
     from hatchway.loader.errors import (
         BufferFullError,
         LoaderTimeoutError,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BufferFullError",
     "DataLoader",
+    "Deferred",
+    "DeferredDataset",
     "LoaderStatistics",
     "LoaderTimeoutError",
     "SampleError",
@@ -37,6 +40,8 @@ __all__ = [
 
 _HOMES = {
     "DataLoader": "dataloader",
+    "Deferred": "deferred",
+    "DeferredDataset": "deferred",
     "LoaderStatistics": "statistics",
     "sample_seed": "context",
 }

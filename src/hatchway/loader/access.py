@@ -8,16 +8,32 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset, IterDataPipe, MapDataPipe
 
+from hatchway.loader.deferred import DeferredDataset
+from hatchway.loader.items import Finisher, View
+
 _NONE: Any = Dataset.__getitem__
 
 
 def is_iterable(dataset: Any) -> bool:
     """Whether it is read from its beginning, by torch's own workers."""
-    return isinstance(dataset, IterableDataset | IterDataPipe | MapDataPipe)
+    is_read = isinstance(dataset, IterableDataset | IterDataPipe | MapDataPipe)
+    return is_read and not is_deferred(dataset)
 
 
-def by_index(dataset: Any) -> Any:
-    """The dataset, or a stand-in that can be indexed where it has ``__getitems__`` only."""
+def is_deferred(dataset: Any) -> bool:
+    """Whether it is read from its beginning, and workers finish its samples."""
+    return isinstance(dataset, DeferredDataset)
+
+
+def by_index(dataset: Any, view: View | None = None) -> Any:
+    """The dataset, or a stand-in that can be indexed where it cannot.
+
+    Args:
+        dataset: The user's.
+        view: Gives the first bytes of a block, where what a dataset yielded lies in blocks.
+    """
+    if is_deferred(dataset):
+        return Finisher(view)
     has_own = getattr(type(dataset), "__getitem__", _NONE) is not _NONE
     if has_own or not callable(getattr(dataset, "__getitems__", None)):
         return dataset

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar
 
 import torch.utils.data
 from torch.utils.data import Dataset, Sampler
 
-from hatchway.loader.access import is_iterable
+from hatchway.loader.access import is_deferred, is_iterable
 from hatchway.loader.costmodel import CostModel
+from hatchway.loader.deferred import FinishingCollate
 from hatchway.loader.iterable import on_device
 from hatchway.loader.iterator import ParallelIterator
 from hatchway.loader.options import (
@@ -21,6 +23,7 @@ from hatchway.loader.options import (
 from hatchway.loader.serial import SerialIterator
 from hatchway.loader.state import PassBook
 from hatchway.loader.statistics import LoaderStatistics, StatisticsBox
+from hatchway.loader.streamed import StreamedIterator, StreamedSerialIterator
 from hatchway.loader.worker_count import AutoCount, WorkerCount
 from hatchway.loader.worker_type import choose_worker_type
 
@@ -37,7 +40,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     kept. After MinatoLoader (arXiv:2509.10712).
 
     All arguments of torch's class have torch's meaning and defaults. With an
-    ``IterableDataset`` torch's own workers run.
+    ``IterableDataset`` torch's own workers run, unless it is a :class:`DeferredDataset`.
 
     Args:
         dataset: As in torch.
@@ -145,6 +148,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             raise ValueError(
                 f"multiprocessing_context={multiprocessing_context!r} has no meaning with "
                 "worker_type='thread'; leave one of them out"
+            )
+        if worker_type == "thread" and is_deferred(dataset):
+            raise ValueError(
+                "worker_type='thread' is not possible with a DeferredDataset, which processes "
+                "read: their blocks of memory are not the threads'; leave it out"
             )
         count = resolve_num_workers(num_workers, max_workers, max_background_workers)
         # Each under its own name: frameworks rebuild loaders from attributes.
@@ -267,8 +275,13 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 
     def _get_iterator(self) -> Any:
         if is_iterable(self.dataset):
-            return super()._get_iterator() if self.device is None else on_device(self)
+            twin = copy.copy(self)
+            twin.collate_fn = FinishingCollate(self.collate_fn)
+            if self.device is not None:
+                return on_device(twin)
+            return torch.utils.data.DataLoader._get_iterator(twin)
+        is_stream = is_deferred(self.dataset)
         if self.num_workers == 0:
-            return SerialIterator(self)
+            return StreamedSerialIterator(self) if is_stream else SerialIterator(self)
         self.check_worker_number_rationality()
-        return ParallelIterator(self)
+        return StreamedIterator(self) if is_stream else ParallelIterator(self)

@@ -365,16 +365,16 @@ class ParallelIterator(_BaseDataLoaderIter):
         begun = time.monotonic()
         if self._adaptation is not None:
             look_s = min(look_s, max(0.0, self._adaptation.next_s - begun))
-        readable = wait_readable([bell.fileno(), *self._pool.sentinels()], look_s)
+        awaits = self._plan.awaits
+        readable = wait_readable([bell.fileno(), *self._pool.sentinels(), *awaits], look_s)
         self._is_handing_over = True
         waited_long = time.monotonic() - begun >= _LONGEST_LOOK_S
-        has_rung = bell.fileno() in readable
-        if has_rung:
+        woken_by = set(readable)
+        if bell.fileno() in woken_by:
             bell.silence()
-            readable.remove(bell.fileno())
-        if readable or waited_long or not self._pool.size:
+        if woken_by - {bell.fileno(), *awaits} or waited_long or not self._pool.size:
             self._rescue.replace_dead()
-        if not (readable or has_rung):
+        if not woken_by:
             self._help()
 
     @property

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hatchway.loader.arrival import NotYet, patient
 from hatchway.loader.board import Block, Head, Outgoing, Status, Waiting
 from hatchway.loader.commons import Commons
-from hatchway.loader.errors import BufferFullError
 from hatchway.loader.foresight import Foresight
-from hatchway.loader.progress import Progress, plain, read_again
+from hatchway.loader.homekeys import StoredKeys, plan_keys
+from hatchway.loader.progress import Progress, plain, read_again, trace
 from hatchway.loader.script import Script, missing_position
 
 
@@ -41,6 +41,7 @@ class Plan:
         has_plain_indices: Whether all keys so far were ints.
         progress: How far the epoch has come.
         window: How many batches may be planned and not delivered.
+        awaits: Descriptors: one becomes readable when the sampler has more to yield.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Plan:
         self._in_hand: NDArray[np.int64] | None = None
         self.has_plain_indices = True
         self.progress = Progress()
+        self.awaits: tuple[int, ...] = ()
         self._sampler: Iterator[Any] = iter(())
         self._exhausted = True
         self._error: Exception | None = None
@@ -102,7 +104,7 @@ class Plan:
         num_skipped = 0
         if progress is not None:
             self._goes_on = True
-            again = map(self._listed, sampler)
+            again = map(self._listed, patient(sampler))
             self._waiting, self.progress, num_skipped = read_again(again, progress)
         head[Head.EPOCH_START] = head[Head.PUBLISHED] - num_skipped
         self._close_in(head[Head.EPOCH])
@@ -184,10 +186,13 @@ class Plan:
         about to take a batch. What the sampler raises is kept for :meth:`end`.
 
         Returns:
-            How many were read; they are planned by :meth:`publish`.
+            How many were read, and one more if it is new that there are no others;
+            all this is planned by :meth:`publish`.
         """
+        self.awaits = ()
         if self._waiting or self._upcoming_waits:
             return 0  # displaced samples hold the ring; they come first
+        was_exhausted = self._exhausted
         while not self._exhausted and len(self._waiting) != at_most:
             if not self._has_room(len(self._waiting) - (1 if at_most == 1 else 0)):
                 break
@@ -196,11 +201,15 @@ class Plan:
                 self._waiting.append(self._listed(keys))
             except StopIteration:
                 self._exhausted = True
+            except NotYet as wait:
+                self.awaits = wait.descriptors
+                break
             except Exception as error:
                 self._error, self._exhausted = error, True
         if self._exhausted and self._error is None and not self._waiting:
             self._draw_ahead()
-        return len(self._waiting) + len(self._upcoming_waits)
+        is_new = self._exhausted and not was_exhausted
+        return len(self._waiting) + len(self._upcoming_waits) + is_new
 
     def _draw_ahead(self) -> None:
         """Read what the next epoch will begin with, as much as the window takes."""
@@ -348,6 +357,8 @@ class Plan:
         head[Head.WAITING] = Waiting.NOTHING
 
     def _listed(self, keys: Any) -> list[Any]:
+        if isinstance(keys, StoredKeys):
+            return keys
         return [keys] if self._single else list(keys)
 
     def _has_room(self, ahead: int) -> bool:
@@ -360,14 +371,18 @@ class Plan:
         return planned - self._num_delivered < self.window * self._batch_size
 
     def _publish(self, keys: list[Any]) -> NDArray[np.int64] | None:
-        """Plan a home batch; return its keys if they are plain ints."""
+        """Plan a home batch; return its keys, or their checksums, if they are plain ints."""
         kernel, schedule = self._commons.kernel, self._commons.schedule
+        if isinstance(keys, StoredKeys):
+            self.has_plain_indices = False
+            keys.plan()
+            return trace(keys)
         first = self._board.head[Head.PUBLISHED]
         if kernel is None or not kernel.plan(keys):
             indices = plain(keys)
             if indices is None:
                 self.has_plain_indices = False
-                self._publish_objects(keys)
+                plan_keys(self._commons, keys)
                 return None
             schedule.publish(len(keys), indices)
         planned = self._board.run(self._board.key, first, first + len(keys))
@@ -376,18 +391,3 @@ class Plan:
             if found is not None:
                 schedule.foresee(first, *found)
         return planned
-
-    def _publish_objects(self, keys: list[Any]) -> None:
-        heap, commons = self._commons.heap, self._commons
-        pickled = pickle.dumps(keys)
-        block = heap.allocate(len(pickled), commons.training_process)
-        if block < 0:
-            raise BufferFullError(
-                f"no room for the indices of a batch ({len(pickled)} bytes) in the shared buffer "
-                f"(buffer_bytes={heap.budget_bytes}); raise buffer_bytes=",
-                needed_bytes=len(pickled),
-                buffer_bytes=heap.budget_bytes,
-            )
-        commons.view(block, len(pickled))[:] = pickled
-        commons.schedule.publish(len(keys), None, block)
-        heap.adopt(block)

@@ -114,6 +114,14 @@ def plain(keys: list[Any]) -> NDArray[np.int64] | None:
         return None
 
 
+def trace(keys: list[Any]) -> NDArray[np.int64] | None:
+    """What the digest is made of: keys that are ints, or what items of a stream carry; or None."""
+    indices = plain(keys)
+    if indices is None:
+        indices = plain([getattr(key, "stream_checksum", None) for key in keys])
+    return indices
+
+
 def read_again(
     batches: Iterator[list[Any]], before: Progress
 ) -> tuple[list[list[Any]], Progress, int]:
@@ -135,7 +143,7 @@ def read_again(
     left: list[list[Any]] = []
     progress = Progress(before.ranges())
     for keys in itertools.islice(batches, before.num_homes):
-        indices = plain(keys)
+        indices = trace(keys)
         digest = extended(digest, indices)
         num_read += len(keys)
         if num_read <= before.lowest:

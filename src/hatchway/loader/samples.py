@@ -57,7 +57,7 @@ class SampleRunner:
         self._batch_cost = BatchCost(is_fixed=task.commons.config.rules.fixed)
         self._store = store
         self._hand_in = hand_in
-        self._dataset = by_index(task.dataset)
+        self._dataset = by_index(task.dataset, task.commons.view)
         self._init_failure: Failure | None = None
         self._keys: tuple[int, list[Any]] = (-1, [])
         self._finished: list[tuple[int, int]] = []

@@ -16,7 +16,7 @@ from hatchway.loader.access import by_index
 from hatchway.loader.context import tell_key
 from hatchway.loader.cost import SLOW_QUANTILE, SampleTimes
 from hatchway.loader.options import makes_batches_freely
-from hatchway.loader.progress import plain, read_again
+from hatchway.loader.progress import read_again, trace
 from hatchway.loader.script import Script, missing_position
 from hatchway.loader.seeding import (
     collate_position,
@@ -45,8 +45,7 @@ class SerialIterator(_BaseDataLoaderIter):
         self._times = SampleTimes(SLOW_QUANTILE, is_quantile=True)
         self._pass = loader._passes.begin(loader, self, 0)
         is_free = makes_batches_freely(loader)
-        listed = (list(one) if self._auto_collation else [one] for one in self._sampler_iter)
-        keys: Iterator[list[Any]] = listed
+        keys = self._key_batches(loader)
         if self._pass.goes_on:
             # At once: the sampler may draw from the global generator, which is as it was then.
             left, self._pass.progress, first = read_again(keys, self._pass.progress)
@@ -60,6 +59,10 @@ class SerialIterator(_BaseDataLoaderIter):
             self._batches = self._all_batches(keys)
         loader._statistics.follow(self)
         self._box = loader._statistics
+
+    def _key_batches(self, loader: Any) -> Iterator[list[Any]]:
+        """What the sampler yields, as lists of keys."""
+        return (list(one) if self._auto_collation else [one] for one in self._sampler_iter)
 
     def statistics(self) -> LoaderStatistics:
         """What this pass did so far."""
@@ -102,7 +105,7 @@ class SerialIterator(_BaseDataLoaderIter):
         """The ranks and keys of each batch."""
         first = 0
         for keys in batches:
-            self._pass.progress.read(plain(keys))
+            self._pass.progress.read(trace(keys))
             yield np.arange(first, first + len(keys)), keys
             first += len(keys)
 
@@ -133,7 +136,7 @@ class SerialIterator(_BaseDataLoaderIter):
         """Of each batch: the rank after it, and the ranks and keys that were not delivered."""
         progress = self._pass.progress
         for keys in batches:
-            progress.read(plain(keys))
+            progress.read(trace(keys))
             gone = set(progress.delivered_of(first, len(keys)).tolist())
             left = [one for one in enumerate(keys, first) if one[0] not in gone]
             first += len(keys)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hatchway.loader.access import is_iterable
+from hatchway.loader.access import is_deferred, is_iterable
 from hatchway.loader.errors import StateError
 from hatchway.loader.options import has_own_batches, length_of, makes_batches_freely
 from hatchway.loader.progress import Progress
@@ -146,7 +146,7 @@ class PassBook:
             "loader": _traits(loader),
             "pass": saved,
             "beginning": beginning if saved is None else None,
-            "dataset": _own_state(loader.dataset),
+            "dataset": None if is_deferred(loader.dataset) else _own_state(loader.dataset),
             "costs": loader.costs.state_dict(),
             "order": None if present is None or present.record is None else _as_plain(present),
             "replay": self._replay_stands(loader),
@@ -253,6 +253,8 @@ def _traits(loader: Any) -> dict[str, Any]:
     for name in ("num_replicas", "rank", "seed", "shuffle"):
         if hasattr(sampler, name) and hasattr(sampler, "set_epoch"):
             traits[f"sampler's {name}"] = getattr(sampler, name)
+    if is_deferred(loader.dataset):
+        traits["num_readers"] = loader.dataset.num_readers
     return {**traits, "makes batches freely": makes_batches_freely(loader)}
 
 
@@ -290,16 +292,14 @@ def _check(loader: Any, state: Any) -> None:
                 "the state was saved in a pass with order='ready', parts of whose batches were "
                 "delivered; go on with order='ready', and change the order after this pass"
             )
-    if hasattr(loader.dataset, "load_state_dict") != (state["dataset"] is not None):
+    has_state = hasattr(loader.dataset, "load_state_dict") and not is_deferred(loader.dataset)
+    if has_state != (state["dataset"] is not None):
         raise StateError("the dataset has a state of its own in one of both, in the other not")
 
 
 def _beginning(loader: Any) -> dict[str, Any]:
     """The generators, and the sampler's own state, as they are now."""
-    samplers = [
-        {"state": _own_state(one), "epoch": getattr(one, "epoch", None)}
-        for one in _samplers(loader)
-    ]
+    samplers = [{"state": _own_state(one), "epoch": _epoch_of(one)} for one in _samplers(loader)]
     return {
         "generators": [_bytes_of(one.get_state()) for one in _generators(loader)],
         "global": _bytes_of(torch.get_rng_state()),
@@ -329,6 +329,8 @@ def _restore(loader: Any, beginning: dict[str, Any], *, with_global: bool) -> No
 
 def _samplers(loader: Any) -> list[Any]:
     """The loader's samplers, the outermost first."""
+    if is_deferred(loader.dataset):
+        return [loader.dataset]  # what it yields is the order
     outer = loader.batch_sampler if has_own_batches(loader) else loader.sampler
     inner = getattr(outer, "sampler", None)
     return [outer] if inner is None else [outer, inner]
@@ -342,6 +344,11 @@ def _generators(loader: Any) -> list[torch.Generator]:
         if isinstance(generator, torch.Generator) and all(generator is not one for one in found):
             found.append(generator)
     return found
+
+
+def _epoch_of(sampler: Any) -> int | None:
+    epoch = getattr(sampler, "epoch", None)
+    return epoch if isinstance(epoch, int) else None  # one that is shared tells the readers
 
 
 def _own_state(stateful: Any) -> Any:

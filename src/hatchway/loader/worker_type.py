@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from torch.utils.data import IterableDataset
 
 from hatchway.loader.access import by_index
 from hatchway.loader.failure import CAUGHT
@@ -28,6 +29,8 @@ def choose_worker_type(loader: Any) -> Literal["process", "thread"]:
     They are thrown away. What a sample raises is left for the pass that asks for it.
     Where the dataset has no length, or processes cannot be tried, it is processes.
     """
+    if isinstance(loader.dataset, IterableDataset):
+        return "process"
     dataset = by_index(loader.dataset)
     size = length_of(loader.dataset) or 0
     if size < _FEWEST:
