@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -135,6 +136,31 @@ def test_it_is_saved_and_goes_on_with_another_number() -> None:
     other: Any = DataLoader(Waiting(200, 0.005), 4, num_workers=1)
     other.load_state_dict(state)
     assert sorted(indices_of(came + list(other))) == list(range(200))
+
+
+def test_memory_is_bounded_however_many_there_are() -> None:
+    class Large(Waiting):
+        def __getitem__(self, index: int) -> Any:
+            time.sleep(self.seconds)
+            return torch.full((64, 1024), float(index))
+
+    buffer_bytes = 8 << 20
+    loader: Any = DataLoader(
+        Large(300, 0.02), 4, num_workers="auto", max_workers=10, buffer_bytes=buffer_bytes,
+        timeout=30, multiprocessing_context="fork",
+    )  # fmt: skip
+    most_own, iterator = 0, iter(loader)
+    for number, batch in enumerate(iterator):
+        assert batch.shape == (4, 64, 1024)
+        if number % 10 == 5:
+            for pid in processes_of(iterator):
+                with contextlib.suppress(psutil.Error):
+                    most_own = max(most_own, psutil.Process(pid).memory_full_info().uss)
+    last = loader.statistics()
+    assert last.num_workers >= 6
+    assert last.buffer_peak_bytes <= buffer_bytes
+    # 11 MiB beside what it sees of the buffer; docs/loader.md.
+    assert 0 < most_own < (24 << 20) + buffer_bytes
 
 
 class Stream(IterableDataset[int]):

@@ -79,13 +79,14 @@ def run(
     start: int = 2,
     most: int = 32,
     order: str = "ready",
+    boot_s: float = 0.0,
 ) -> Loop:
     setting = Setting(
         num_workers=start,
         max_workers=most,
         batch_size=BATCH_SIZE,
         num_cores=num_cores,
-        costs=Costs(fork_s=FORK_S),
+        costs=Costs(fork_s=FORK_S, boot_s=boot_s),
     )
     timeline = Timeline()
     cores = Cores(timeline, num_cores)
@@ -149,6 +150,14 @@ def test_samples_that_are_slower_than_a_period_get_workers_too() -> None:
     assert loop.history[1][2] == 32  # by the second batch
     ideal_s = 320 * 6.0 / 32
     assert loop.timeline.now_s < ideal_s + 12
+
+
+def test_workers_that_start_slowly_are_not_judged_before_they_work() -> None:
+    # Two seconds, as where they are spawned: four times as long as between two decisions.
+    loop = run(waiting_s(6000), lambda _: 0.0, boot_s=2.0)
+    assert loop.workers_between(0, 100)[-1] == 32
+    sizes = [size for _, _, size in loop.history]
+    assert sizes == sorted(sizes), "some were let go"
 
 
 def test_nothing_swings_on_a_steady_load() -> None:

@@ -49,6 +49,9 @@ class Crew(Protocol):
     def start_one(self) -> bool:
         """Start another one; whether that was possible."""
 
+    def num_starting(self) -> int:
+        """How many are not ready for their first sample yet."""
+
     def let_go(self, count: int) -> None:
         """Ask so many to leave once they have handed over what they are at."""
 
@@ -121,6 +124,10 @@ class Adaptation:
             self._has_begun = True
             self._start_period(now_s, starved_s)
         if now_s < self.next_s:
+            return
+        if self._crew.num_starting():
+            # Spawned ones take seconds, and compute: until then nothing can be judged.
+            self._start_period(now_s, starved_s)
             return
         seconds, num_finished = now_s - self._since_s, self._finished()
         num_samples = num_finished - self._num_finished

@@ -86,6 +86,7 @@ class Alive:
     GONE: Final = 0
     HERE: Final = 1
     LEAVING: Final = 2  # asked to end once it has handed over what it is at
+    STARTING: Final = 3  # until it is ready for its first sample, and says so itself
 
 
 class Waiting:

@@ -53,7 +53,7 @@ class Pool(ABC):
             OSError: If the system has no room for another.
         """
         alive = self.board.alive.cells
-        alive[worker_id] = Alive.HERE
+        alive[worker_id] = Alive.STARTING
         try:
             self._workers[worker_id] = self._begin(worker_id)
         except OSError:
@@ -69,6 +69,10 @@ class Pool(ABC):
         """Ask a worker to end once it has handed over what it is at."""
         self._commons.board.alive.cells[worker_id] = Alive.LEAVING
         self._commons.worker_bells[worker_id].ring()
+
+    def num_starting(self) -> int:
+        """How many workers are not ready for their first sample yet."""
+        return bytes(self.board.alive.cells).count(bytes((Alive.STARTING,)))
 
     def leaving(self) -> list[int]:
         """The ids of those that were asked to end, until they are forgotten."""

@@ -140,8 +140,8 @@ class Store:
         about_to_look = idle & (board.parked.array == 0)
         can_collate = idle & bool((board.out_status.array == Outgoing.COMPOSED).any())
         # Who is to leave finishes what it is at, and takes nothing new.
-        takes_more = (alive == Alive.HERE) & (about_to_look | can_collate)
-        return not ((busy & (alive != Alive.GONE)) | takes_more).any()
+        is_there, stays = alive != Alive.GONE, alive != Alive.LEAVING
+        return not (is_there & (busy | (stays & (about_to_look | can_collate)))).any()
 
     def _is_first(self) -> bool:
         board = self._board

@@ -47,6 +47,8 @@ class Worker:
         """Work until told to stop, or until the training process is gone."""
         with contextlib.suppress(TrainingProcessGone):
             self._samples.start()
+            if self._board.alive.cells[self._id] == Alive.STARTING:
+                self._board.alive.cells[self._id] = Alive.HERE
             self._admission.spans = self._samples.spans
             while True:
                 work = self._next_work()

@@ -93,6 +93,8 @@ class SimulatedWorker:
     def start(self) -> None:
         """The process is up; from now on its bell wakes it."""
         self._commons.worker_bells[self._id].on_ring = self._wake  # type: ignore[attr-defined]
+        if self._board.alive.cells[self._id] == Alive.STARTING:
+            self._board.alive.cells[self._id] = Alive.HERE
         self._visit()
 
     def _wake(self) -> None:

@@ -212,7 +212,7 @@ class HatchwayLoader:
     def size(self) -> int:
         """How many workers there are, without those that are leaving."""
         alive = self._board.alive.cells
-        return sum(alive[worker_id] == Alive.HERE for worker_id in self._workers)
+        return sum(alive[worker_id] != Alive.LEAVING for worker_id in self._workers)
 
     def start_one(self) -> bool:
         """Start another worker, if there is room on the board."""
@@ -221,10 +221,14 @@ class HatchwayLoader:
         self._start(self._free_id(), self._costs.fork_s)
         return True
 
+    def num_starting(self) -> int:
+        """How many are not ready for their first sample yet."""
+        return bytes(self._board.alive.cells).count(bytes((Alive.STARTING,)))
+
     def let_go(self, count: int) -> None:
         """Ask the workers with the highest ids to leave."""
         alive = self._board.alive.cells
-        here = [worker_id for worker_id in self._workers if alive[worker_id] == Alive.HERE]
+        here = [worker_id for worker_id in self._workers if alive[worker_id] != Alive.LEAVING]
         for worker_id in sorted(here)[-count:]:
             alive[worker_id] = Alive.LEAVING
             self._commons.worker_bells[worker_id].ring()
@@ -269,7 +273,7 @@ class HatchwayLoader:
             partial(self._gone, worker_id),
         )
         self._workers[worker_id] = worker
-        self._board.alive.cells[worker_id] = Alive.HERE
+        self._board.alive.cells[worker_id] = Alive.STARTING
         self._board.head[Head.NUM_PROCESSES] = len(self._workers)
         self._timeline.after(seconds + self._costs.boot_s, worker.start)
 
