@@ -24,24 +24,25 @@ def told(count: WorkerCount, *observations: Observation) -> list[int]:
     return [count.decide(one, count.count) for one in observations]
 
 
-def test_it_grows_by_what_is_missing_and_at_most_twofold() -> None:
+def test_it_grows_by_what_is_missing_and_not_too_far_at_once() -> None:
     assert told(WorkerCount(8, 32), seen(0.25)) == [11]
-    assert told(WorkerCount(8, 32), seen(0.9)) == [16]
+    assert told(WorkerCount(4, 32), seen(0.9)) == [16]  # the cores are idle
+    assert told(WorkerCount(4, 32), seen(0.9, cpu_s=1.2, num_cores=4.0)) == [8]
     assert told(WorkerCount(8, 12), seen(0.9)) == [12]
 
 
 def test_growth_that_helps_goes_on_and_growth_that_does_not_is_taken_back() -> None:
     helps = WorkerCount(2, 32)
-    assert told(helps, seen(0.9, 100), seen(0.9, 190), seen(0.9, 370)) == [4, 8, 16]
+    assert told(helps, seen(0.9, 100), seen(0.9, 390), seen(0.9, 1300)) == [8, 32, 32]
     is_useless = WorkerCount(2, 32)
-    assert told(is_useless, seen(0.9, 100), seen(0.9, 104), seen(0.9, 100)) == [4, 2, 2]
+    assert told(is_useless, seen(0.9, 100), seen(0.9, 104), seen(0.9, 100)) == [8, 2, 2]
     assert is_useless.reason == "more were no faster"
     # After ten seconds it is tried again, then after twenty more.
-    assert told(is_useless, *[seen(0.9, 100)] * 12).count(4) == 1
+    assert told(is_useless, *[seen(0.9, 100)] * 12).count(8) == 1
 
 
 def test_few_samples_judge_nothing() -> None:
-    assert told(WorkerCount(2, 32), seen(0.9, 5), seen(0.9, 5), seen(0.9, 5)) == [4, 8, 16]
+    assert told(WorkerCount(2, 64), seen(0.9, 5), seen(0.9, 5), seen(0.9, 5)) == [8, 32, 64]
 
 
 def test_workers_that_compute_are_no_more_than_cores_are_left_for_them() -> None:
@@ -88,7 +89,7 @@ def test_between_starved_and_calm_nothing_changes() -> None:
 
 def test_what_was_not_started_since_the_loop_did_not_wait_was_not_needed() -> None:
     count = WorkerCount(4, 32)
-    assert count.decide(seen(0.9), 4) == 8
+    assert count.decide(seen(0.9), 4) == 16
     assert count.decide(seen(0.0), 5) == 5
 
 

@@ -35,6 +35,8 @@ class Pool(ABC):
 
     # What one is taken to need of memory while none was measured.
     ASSUMED_BYTES: int
+    # Whether their processor time is the training process's.
+    ARE_WITHIN: bool
 
     def __init__(self, task: WorkerTask) -> None:
         self._task = task
@@ -118,10 +120,6 @@ class Pool(ABC):
         """What each worker takes of the cores, as far as the system says."""
 
     @abstractmethod
-    def main_cpu_s(self) -> float:
-        """Processor seconds of the training process so far, without its workers."""
-
-    @abstractmethod
     def memory_bytes(self, worker_id: int) -> int:
         """The memory of a worker's own; 0 where the system does not say."""
 
@@ -149,6 +147,7 @@ class ProcessPool(Pool):
     """
 
     ASSUMED_BYTES = 128 << 20
+    ARE_WITHIN = False
 
     def __init__(self, task: WorkerTask, context: Any) -> None:
         super().__init__(task)
@@ -189,10 +188,6 @@ class ProcessPool(Pool):
     def usages(self) -> dict[int, TaskUsage]:
         """What each process takes of the cores, as far as the system says."""
         return usages_of({i: f"{process.pid}" for i, process in self._workers.items()})
-
-    def main_cpu_s(self) -> float:
-        """Processor seconds of the training process so far."""
-        return time.process_time()
 
     def memory_bytes(self, worker_id: int) -> int:
         """The memory of a process's own; 0 where the system does not say."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -66,13 +67,15 @@ class PoolCrew:
         """What they take of the machine."""
         self._forget_gone()
         usages = self._pool.usages()
-        self._gone_cpu_s += sum(
-            self._cpu_s[worker_id] for worker_id in self._cpu_s.keys() - usages.keys()
-        )
-        self._cpu_s = {worker_id: usage.cpu_s for worker_id, usage in usages.items()}
+        now_s = {worker_id: usage.cpu_s for worker_id, usage in usages.items()}
+        for worker_id, before_s in self._cpu_s.items():
+            if now_s.get(worker_id, 0.0) < before_s:  # it has left; another may have its id
+                self._gone_cpu_s += before_s
+        self._cpu_s = now_s
+        cpu_s = self._gone_cpu_s + sum(now_s.values())
         return Usage(
-            cpu_s=self._gone_cpu_s + sum(self._cpu_s.values()),
-            main_cpu_s=self._pool.main_cpu_s(),
+            cpu_s=cpu_s,
+            main_cpu_s=time.process_time() - (cpu_s if self._pool.ARE_WITHIN else 0.0),
             num_runnable=sum(usage.is_runnable for usage in usages.values()),
             num_cores=self._num_cores,
             most=self._most_in_memory(),

@@ -31,6 +31,7 @@ class ThreadPool(Pool):
     """
 
     ASSUMED_BYTES = 16 << 20
+    ARE_WITHIN = True
     starts_fast = True
 
     def __init__(self, task: WorkerTask) -> None:
@@ -63,10 +64,6 @@ class ThreadPool(Pool):
         return usages_of(
             {i: f"self/task/{thread.thread.native_id}" for i, thread in self._workers.items()}
         )
-
-    def main_cpu_s(self) -> float:
-        """Processor seconds of the training process so far, without these threads."""
-        return time.process_time() - sum(usage.cpu_s for usage in self.usages().values())
 
     def memory_bytes(self, worker_id: int) -> int:
         """Not known of a thread: 0."""

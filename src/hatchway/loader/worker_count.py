@@ -19,6 +19,9 @@ _STARVED, _CALM = 0.02, 0.005
 # have brought this share of what as many more workers can bring.
 _ENOUGH_TO_JUDGE = 32
 _WORTH = 0.2
+# Where the workers take less than this share of the cores they wait for something else, and
+# a step may be so large; else twofold.
+_HARDLY_USED, _IDLE_FACTOR = 0.25, 4
 # Workers beyond those that were at work on average, for the unevenness of samples.
 _SPARE = 1.25
 # For so long the loop must be calm before workers are taken away, and so long nothing is
@@ -117,7 +120,9 @@ class WorkerCount:
     def _grow(self, waited: float, seen: Observation) -> None:
         """The loop starves: add workers, as far as there is something left for them."""
         count = self.count
-        wanted = min(2 * count, max(count + 1, math.ceil(count / max(1 - waited, 0.01))))
+        is_idle = seen.cpu_s < _HARDLY_USED * seen.num_cores * seen.seconds
+        most = count * (_IDLE_FACTOR if is_idle else 2)
+        wanted = min(most, max(count + 1, math.ceil(count / max(1 - waited, 0.01))))
         each = seen.cpu_s / seen.seconds / count
         limits = [
             (self._most, "max_workers"),
