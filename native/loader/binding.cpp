@@ -197,9 +197,12 @@ class ChunkRunner {
         const hatchway::Node *node =
             rows.is_none() ? nullptr : &nb::cast<RowTarget &>(rows).root();
         PyObject *sample = nullptr;
-        const hatchway::Return why = hatchway::run_chunk(
-            at_, state, dataset.ptr(), keys.is_none() ? nullptr : keys.ptr(), node, seeds_,
-            python_random_.ptr(), &sample);
+        hatchway::Return why{};
+        hatchway::stay_at_interpreter_end([&] {
+            why = hatchway::run_chunk(
+                at_, state, dataset.ptr(), keys.is_none() ? nullptr : keys.ptr(), node, seeds_,
+                python_random_.ptr(), &sample);
+        });
         num_done = state.done;
         ended = state.ended;
         if (why == hatchway::Return::unwritten && sample == nullptr) throw nb::python_error();

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <Python.h>
+#include <cxxabi.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdint>
@@ -13,6 +15,21 @@
 #include "spans.hpp"
 
 namespace hatchway {
+
+// Call what may run Python code in a thread. When the interpreter ends, CPython before 3.14
+// unwinds a daemon thread that wants to go on; nanobind takes that for an exception, and
+// crashes. Such a thread waits here for the end of the process, as it does from 3.14 on.
+template <typename Call> void stay_at_interpreter_end(Call &&call) {
+#ifdef __GLIBCXX__
+    try {
+        call();
+    } catch (abi::__forced_unwind &) {
+        for (;;) pause();
+    }
+#else
+    call();
+#endif
+}
 
 // Why the loop came back.
 enum class Return : int { exhausted = 0, unwritten = 1, visit = 2 };

@@ -60,6 +60,27 @@ def test_ctrl_c_ends_threads_too(arguments: str, tmp_path: Path) -> None:
     assert errors.strip().endswith("KeyboardInterrupt"), errors
 
 
+@pytest.mark.parametrize("seconds", [2.1, 2.3, 4.0])
+def test_a_script_ends_in_silence_while_a_thread_is_at_a_sample(
+    seconds: float, tmp_path: Path
+) -> None:
+    body = f"""
+    class Slow(Numbers):
+        def __getitem__(self, index):
+            if index > 3:
+                time.sleep({seconds})
+            return torch.tensor(index)
+
+    iterator = iter(DataLoader(Slow(), 2, num_workers=2, worker_type="thread"))
+    next(iterator)
+    say("over")
+    """
+    with running(body, tmp_path) as script:
+        assert script.heard() == "over"
+        code, _, errors = script.end()
+    assert (code, errors) == (0, "")
+
+
 def test_ctrl_c_while_the_loop_waits_for_a_batch_ends_it_at_once(tmp_path: Path) -> None:
     body = """
     class Stuck(Numbers):

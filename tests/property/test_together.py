@@ -128,6 +128,6 @@ def test_every_sample_comes_once_with_its_content_and_a_pass_goes_on(
 
 
 def test_threads_cannot_have_what_processes_read() -> None:
-    with pytest.raises(ValueError, match="worker_type='thread' is not possible with a Deferred"):
+    with pytest.raises(ValueError, match="worker_type='thread' is not possible with an Iterable"):
         DataLoader(Stream(), num_workers=1, worker_type="thread")
     assert DataLoader(Stream(), num_workers=1, worker_type="auto").has_threads is False

@@ -11,31 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import default_collate
 
 import hatchway
 from hatchway import DataLoader
-from hatchway.loader import LoaderTimeoutError, SampleError, adaptation, pool, worker_type
+from hatchway.loader import LoaderTimeoutError, SampleError, adaptation, pool
 from hatchway.loader.store import Store
+from tests.real.drawn import Drawn
 
 pytestmark = pytest.mark.real
 ORDERS = ["strict", "ready"]
-
-
-class Drawn(Dataset[Any]):
-    """Samples with random numbers of their own generator."""
-
-    def __init__(self, num_samples: int = 60, seconds: float = 0.0) -> None:
-        self.num_samples, self.seconds = num_samples, seconds
-
-    def __len__(self) -> int:
-        return self.num_samples
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if self.seconds:
-            time.sleep(self.seconds)
-        noise = np.random.default_rng(hatchway.sample_seed()).normal(size=3)
-        return {"index": index, "noise": noise, "image": torch.full((3, 8, 8), index)}
 
 
 def with_batch_seed(samples: list[Any]) -> Any:
@@ -329,46 +314,84 @@ def test_what_has_no_meaning_is_refused() -> None:
         DataLoader(Drawn(), num_workers=1, worker_type="thread", multiprocessing_context="spawn")
 
 
-@pytest.mark.parametrize(("threads_s", "chosen"), [(0.9, True), (1.09, True), (1.2, False)])
-def test_auto_takes_threads_where_they_are_about_as_fast(
-    threads_s: float, chosen: bool, monkeypatch: pytest.MonkeyPatch
+def test_samples_that_collate_keeps_stay_when_their_thread_is_let_go(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker_type, "_with_threads", lambda *_: threads_s)
-    monkeypatch.setattr(worker_type, "_with_processes", lambda *_: 1.0)
-    loader: Any = DataLoader(Drawn(), 4, num_workers=1, worker_type="auto")
-    assert sum(len(batch["index"]) for batch in loader) == 60
-    assert loader.has_threads is chosen
+    monkeypatch.setattr(adaptation, "PERIOD_S", 0.1)
+    monkeypatch.setattr("hatchway.loader.worker_count._PATIENCE_S", 0.3)
+    kept: list[tuple[torch.Tensor, int]] = []
 
+    def collate(samples: list[Any]) -> torch.Tensor:
+        if len(kept) < 30:
+            kept.append((samples[0]["image"], samples[0]["index"]))
+        return torch.tensor([sample["index"] for sample in samples])
 
-def test_auto_tries_both_for_real_and_leaves_nobody() -> None:
-    class Odd(Drawn):
-        def __getitem__(self, index: int) -> int:
-            if index % 2:
-                raise ValueError(index)  # not raised while it tries
+    class Named(Drawn):
+        def __getitem__(self, index: int) -> Any:
             time.sleep(0.005)
-            return index
+            return {"index": index, "image": torch.full((2000,), index), "name": str(index)}
 
+    loader: Any = DataLoader(
+        Named(900), 4, num_workers="auto", max_workers=10, worker_type="thread",
+        collate_fn=collate, timeout=30,
+    )  # fmt: skip
+    loader.worker_count.count = 10
+    for _ in loader:
+        time.sleep(0.02)
+        assert all((image == index).all() for image, index in kept)
+    assert loader.statistics().num_workers <= 6
+    assert len(kept) == 30
+    del collate
+    kept.clear()
+
+
+def test_a_loader_within_a_sample_leaves_the_seed_alone() -> None:
+    class Nested(Drawn):
+        def __getitem__(self, index: int) -> bool:
+            before = hatchway.sample_seed()
+            list(DataLoader(Drawn(3), 2))
+            return before == hatchway.sample_seed()
+
+    for arguments in ({}, {"num_workers": 1}, {"num_workers": 1, "worker_type": "thread"}):
+        loader: Any = DataLoader(Nested(6), 3, **arguments)  # type: ignore[arg-type]
+        assert torch.cat(list(loader)).all()
+
+
+@pytest.mark.parametrize("kind", ["process", "thread"])
+def test_a_forked_child_iterates_anew_and_leaves_the_pass_here_alone(kind: str) -> None:
+    loader: Any = DataLoader(
+        Drawn(200), 4, num_workers=2, persistent_workers=True, worker_type=kind, timeout=30
+    )
+    iterator = iter(loader)
+    came = [int(i) for _ in range(5) for i in next(iterator)["index"]]
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = int(sum(len(batch["index"]) for batch in loader) != 200)
+            loader._iterator = None
+        finally:
+            os._exit(status)
+    came += [int(i) for batch in iterator for i in batch["index"]]
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert sorted(came) == list(range(200))
+    loader._iterator = None
+
+
+def test_an_interrupt_while_the_lock_is_held_leaves_no_thread() -> None:
+    loader: Any = DataLoader(Drawn(), 4, num_workers=2, worker_type="thread", timeout=30)
+    iterator = iter(loader)
+    next(iterator)
+    iterator._visit.__enter__()  # as Ctrl-C leaves it, between that and the with statement
     begun = time.monotonic()
-    shares = [[0, 2], [4, 6]]
-    threads_s = worker_type._with_threads(Odd(), shares)
-    processes_s = worker_type._with_processes(Odd(), shares, torch.multiprocessing)
-    assert threads_s >= 0.01
-    assert processes_s is not None
-    assert processes_s >= 0.01
-    assert worker_type.choose_worker_type(
-        DataLoader(Odd(), 4, num_workers=1, worker_type="auto")
-    ) in ("thread", "process")
-    assert time.monotonic() - begun < 4 * pool.GRACE_S
+    del iterator
+    assert not worker_threads()
+    assert time.monotonic() - begun < pool.GRACE_S
 
 
-def test_auto_falls_back_to_processes_that_cannot_be_tried() -> None:
-    class Dies(Drawn):
-        def __getitem__(self, index: int) -> int:
-            if os.getpid() != here:
-                os._exit(1)
-            return index
-
-    here = os.getpid()
-    loader: Any = DataLoader(Dies(), 4, num_workers=1, worker_type="auto")
-    assert loader.has_threads is False
-    assert DataLoader(Drawn(3), worker_type="auto").has_threads is False
+def test_another_number_may_be_set_after_an_automatic_one() -> None:
+    loader: Any = DataLoader(Drawn(), 4, num_workers="auto", max_workers=4)
+    list(loader)
+    loader.num_workers = 1
+    assert sum(len(batch["index"]) for batch in loader) == 60
+    assert loader.statistics().num_workers == 1

@@ -61,7 +61,7 @@ def test_workers_that_wait_for_a_core_are_let_go_once_that_is_sure() -> None:
 
 def test_memory_bounds_it() -> None:
     count = WorkerCount(4, 32)
-    assert told(count, seen(0.9, most=5), seen(0.9, 200, most=5)) == [5, 5]
+    assert told(count, seen(0.9, most=lambda: 5), seen(0.9, 200, most=lambda: 5)) == [5, 5]
     assert count.reason == "no memory for more"
 
 

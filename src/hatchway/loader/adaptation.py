@@ -30,14 +30,14 @@ class Usage:
         main_cpu_s: Processor seconds of the training process so far.
         num_runnable: Workers that run or wait for a core now.
         num_cores: Cores' worth of time that all of them can get.
-        most: For more workers than this there is no memory.
+        most: Called for how many workers there is memory.
     """
 
     cpu_s: float
     main_cpu_s: float
     num_runnable: int
     num_cores: float
-    most: int
+    most: Callable[[], int]
 
 
 class Crew(Protocol):

@@ -93,6 +93,11 @@ class Commons:
         """The same, with caches of its own: for a thread."""
         return _reopen(*self._parts)
 
+    def let_go_of_lock(self) -> None:
+        """Release the lock of threads if this one holds it: what it did was interrupted."""
+        if isinstance(self._lock, ThreadLock):
+            self._lock.let_go()
+
     def locked(self, who: int) -> Visit:
         """A context in which the board may be changed by process or thread ``who``."""
         return Visit(self, who)

@@ -13,9 +13,14 @@ class _Here(threading.local):
 _HERE = _Here()
 
 
-def tell_key(key: Callable[[], int] | None) -> None:
-    """From now on in this thread, ``key()`` is the key of the sample or batch that is made."""
-    _HERE.key = key
+def tell_key(key: Callable[[], int] | None) -> Callable[[], int] | None:
+    """From now on in this thread, ``key()`` is the key of the sample or batch that is made.
+
+    Returns:
+        What was told before; a loader may be used within a sample of another.
+    """
+    before, _HERE.key = _HERE.key, key
+    return before
 
 
 def sample_seed() -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar
 
 import torch.utils.data
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, IterableDataset, Sampler
 
 from hatchway.loader.access import is_deferred, is_iterable
 from hatchway.loader.costmodel import CostModel
@@ -149,10 +149,10 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 f"multiprocessing_context={multiprocessing_context!r} has no meaning with "
                 "worker_type='thread'; leave one of them out"
             )
-        if worker_type == "thread" and is_deferred(dataset):
+        if worker_type == "thread" and isinstance(dataset, IterableDataset):
             raise ValueError(
-                "worker_type='thread' is not possible with a DeferredDataset, which processes "
-                "read: their blocks of memory are not the threads'; leave it out"
+                "worker_type='thread' is not possible with an IterableDataset, which processes "
+                "read; leave it out"
             )
         count = resolve_num_workers(num_workers, max_workers, max_background_workers)
         # Each under its own name: frameworks rebuild loaders from attributes.
@@ -228,7 +228,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     @property
     def worker_count(self) -> WorkerCount | None:
         """Decides how many workers there are with ``num_workers="auto"``; else None."""
-        if self._worker_count is None and isinstance(self.num_workers, AutoCount):
+        if not isinstance(self.num_workers, AutoCount):
+            return None
+        if self._worker_count is None:
             self._worker_count = WorkerCount(self.num_workers, most_workers(self))
         return self._worker_count
 

@@ -379,8 +379,8 @@ class ParallelIterator(_BaseDataLoaderIter):
 
     @property
     def is_open(self) -> bool:
-        """Whether there are workers; not after an end that an exception forced."""
-        return self._open
+        """Whether there are workers of this process; not after an end that an exception forced."""
+        return self._open and os.getpid() == self._pid
 
     def _shutdown_workers(self) -> None:
         """Stop the workers; batches that were handed out stay valid."""
@@ -395,5 +395,6 @@ class ParallelIterator(_BaseDataLoaderIter):
 
     def __del__(self) -> None:
         # At interpreter exit the pool's own finalizer has stopped the workers.
-        if getattr(self, "_pool", None) is not None and not sys.is_finalizing():
+        has_pool = getattr(self, "_pool", None) is not None
+        if has_pool and os.getpid() == self._pid and not sys.is_finalizing():
             self._shutdown_workers()

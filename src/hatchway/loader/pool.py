@@ -210,15 +210,17 @@ def launch(process: Any) -> None:
             stacklevel=2,
         )
         raise
+    except EOFError as error:  # the fork server could not fork
+        raise OSError("the fork server has no room for another process") from error
 
 
 def end_processes(processes: dict[int, Any]) -> None:
     """Wait until processes that were told to stop are gone, and see to it that they are."""
     _join(processes, GRACE_S)
-    for process in processes.values():
+    for process in list(processes.values()):
         process.terminate()
     _join(processes, _TERMINATE_S)
-    for process in processes.values():
+    for process in list(processes.values()):
         process.kill()
     _join(processes, None)
 
@@ -237,7 +239,7 @@ def _close(processes: dict[int, Any], commons: Commons, pid: int) -> None:
     if os.getpid() != pid:
         return  # a forked child of the training process owns no workers
     commons.board.head[Head.STOP] = 1
-    for worker_id in processes:
+    for worker_id in list(processes):
         commons.worker_bells[worker_id].ring()
     end_processes(processes)
     commons.close()

@@ -72,7 +72,6 @@ class SampleRunner:
 
     def start(self) -> None:
         """Call ``worker_init_fn``; if it fails, every sample of this worker does."""
-        tell_key(self._key_now)
         try:
             if self._task.worker_init_fn is not None:
                 self._task.worker_init_fn(self._worker_id)
@@ -88,6 +87,7 @@ class SampleRunner:
         if self._task.per_position_seeds:
             self._seeder = make_seeder()  # of the generators that there are now
         self._make_loop()
+        tell_key(self._key_now)
 
     def _make_loop(self) -> None:
         generators = getattr(self._seeder, "generators", None)

@@ -86,12 +86,13 @@ class SerialIterator(_BaseDataLoaderIter):
             if self._pass.record is not None:
                 self._pass.record.append(ranks)
         saved = save_generators() if self._seeder else None
+        outer = tell_key(None)
         try:
             samples = [self._load(*one) for one in zip(keys, ranks.tolist(), strict=True)]
             self._seed(collate_position(int(ranks[0]) if len(ranks) else 0))
             batch = self._collate_fn(samples if self._auto_collation else samples[0])
         finally:
-            tell_key(None)
+            tell_key(outer)
             if saved is not None:
                 restore_generators(saved)
         self._meter.answered(asked, len(keys))

@@ -173,13 +173,19 @@ class ThreadLock:
     """A lock between the threads of one process, in the place of a ProcessLock."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Knows its owner, in one step with being taken: an interrupt cannot come between.
+        self._lock: Any = threading.RLock()
 
     def __enter__(self) -> None:
         self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+    def let_go(self) -> None:
+        """Release it if this thread holds it."""
+        while self._lock._is_owned():
+            self._lock.release()
 
     def close(self) -> None:
         """Nothing to close."""

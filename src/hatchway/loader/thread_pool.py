@@ -155,6 +155,10 @@ class _ThreadWorker(Worker):
     def _watch_parent(self) -> None:
         self._parent_alive = None
 
+    def _may_leave(self) -> bool:
+        """Not while the user's collate function keeps samples: their blocks are this worker's."""
+        return not self._store.has_lent
+
     def forget(self) -> None:
         """Hold nothing any more: its parts refer to it, and they hold the loader's memory."""
         tell_key(None)
@@ -171,12 +175,16 @@ class _ThreadWorker(Worker):
 def _close(workers: dict[int, _Thread], commons: Commons, last: _Last, pid: int) -> None:
     if os.getpid() != pid:
         return  # a forked child has no threads
+    commons.let_go_of_lock()  # an interrupt may have come while it was held
     commons.board.head[Head.STOP] = 1
-    for worker_id in workers:
+    for worker_id in list(workers):
         commons.worker_bells[worker_id].ring()
     deadline = time.monotonic() + GRACE_S
-    for one in workers.values():
-        one.thread.join(max(0.0, deadline - time.monotonic()))
-        one.let_go()
-    workers.clear()
-    last.leave()
+    try:
+        for one in list(workers.values()):
+            if one.thread is not threading.current_thread():
+                one.thread.join(max(0.0, deadline - time.monotonic()))
+            one.let_go()
+    finally:
+        workers.clear()
+        last.leave()

@@ -93,7 +93,7 @@ class Worker:
             out = -1 if is_leaving else commons.delivery.claim_collate(me)
             if is_leaving:
                 self._leave()
-                work = -1
+                work = -1 if self._may_leave() else None
             elif out >= 0:
                 work = out
                 board.running.cells[me] = Running.COLLATE
@@ -109,6 +109,10 @@ class Worker:
         if (work is None or is_leaving) and head[Head.WAITING]:
             commons.wake_for_memory()  # nobody else may be left to free some
         return work
+
+    def _may_leave(self) -> bool:
+        """Whether this worker may end: the views of a process end with it."""
+        return True
 
     def _leave(self) -> None:
         """Have nothing to do with the board any more. Holds the lock."""

@@ -10,6 +10,7 @@ After MinatoLoader (arXiv:2509.10712), section 4.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 # A loop that waits for more than this share of its time is starved; below the other it is
@@ -54,7 +55,7 @@ class Observation:
         cpu_s: Processor seconds of the workers; 0 where the system does not say.
         num_runnable: Workers that run or wait for a core at its end.
         num_cores: Cores' worth of time that the training process left for them.
-        most: More workers than this have no room in memory.
+        most: Called for how many workers there is memory, where more are wanted.
     """
 
     seconds: float
@@ -64,7 +65,7 @@ class Observation:
     cpu_s: float = 0.0
     num_runnable: int = 0
     num_cores: float = math.inf
-    most: int = 1 << 15
+    most: Callable[[], int] = lambda: 1 << 15
 
 
 class WorkerCount:
@@ -81,7 +82,7 @@ class WorkerCount:
 
     def __init__(self, start: int, most: int) -> None:
         self.count = min(start, most)
-        self.reason = "as many as there are cores"
+        self.reason = "as many as there are cores" if start < most else "max_workers"
         self._most = most
         self._now_s = 0.0
         self._calm_s = 0.0
@@ -126,13 +127,14 @@ class WorkerCount:
         each = seen.cpu_s / seen.seconds / count
         limits = [
             (self._most, "max_workers"),
-            (seen.most, "no memory for more"),
             (int(seen.num_cores / each + 0.25) if each > 0 else wanted, "no core is free"),
             (self._ceiling.at(self._now_s, wanted), "more were no faster"),
         ]
         if seen.num_runnable > seen.num_cores:
             limits.append((count, "no core is free"))
         bound, reason = min(limits)
+        if bound > count:
+            bound, reason = min((bound, reason), (seen.most(), "no memory for more"))
         if bound <= count:
             self.reason = reason
             return

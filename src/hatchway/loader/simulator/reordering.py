@@ -241,7 +241,7 @@ class HatchwayLoader:
             main_cpu_s=0.0,
             num_runnable=self._cores.num_running if num_cores is not None else 0,
             num_cores=math.inf if num_cores is None else num_cores,
-            most=self._most,
+            most=lambda: self._most,
         )
 
     def _adapt(self) -> None:
