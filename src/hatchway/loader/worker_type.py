@@ -133,15 +133,19 @@ def _serve(
 def _run(dataset: Any, share: Sequence[int], enough_s: float | None = None) -> Tried:
     """Make samples, one after the other; after the fewest only as long as said."""
     begun, num_failed = time.monotonic(), 0
-    for count, index in enumerate(share):
-        spent_s = time.monotonic() - begun
-        if enough_s is not None and spent_s > (enough_s if count >= _FEWEST else _LONGEST_S):
-            return Tried(count, spent_s, num_failed)
-        tell_key(functools.partial(int, index))
-        try:
-            dataset[index]
-        except CAUGHT:
-            num_failed += 1
+    outer = tell_key(None)
+    try:
+        for count, index in enumerate(share):
+            spent_s = time.monotonic() - begun
+            if enough_s is not None and spent_s > (enough_s if count >= _FEWEST else _LONGEST_S):
+                return Tried(count, spent_s, num_failed)
+            tell_key(functools.partial(int, index))
+            try:
+                dataset[index]
+            except CAUGHT:
+                num_failed += 1
+    finally:
+        tell_key(outer)
     return Tried(len(share), time.monotonic() - begun, num_failed)
 
 
