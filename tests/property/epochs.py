@@ -58,7 +58,7 @@ class Epochs:
             homes=rings,
             outgoing=power_of_two(2 * DEPTH + 4) if free else rings,
             members=size if free else 1,
-            workers=setting.num_workers,
+            workers=setting.num_workers + setting.num_guests,
             blocks=256,
             schema_bytes=2048,
         )
@@ -95,7 +95,7 @@ class Epochs:
         self._inbox = Inbox(self.commons)
         self.meter = Meter()
         self.rescue = Rescue(self.commons, self.crew.pool, self.meter)  # type: ignore[arg-type]
-        self.board.head[Head.NUM_SEATS] = setting.num_workers
+        self.board.head[Head.NUM_SEATS] = setting.num_workers + setting.num_guests
         self.board.cut_s[0] = 0.25
         self.board.cut_s[1] = setting.patience_s
         self.epoch = -1

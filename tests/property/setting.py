@@ -28,6 +28,7 @@ class Setting:
     patience_s: float = 0.0
     leads: tuple[int, ...] = ()  # of ranks 0, 1, and so on
     max_displacement: int | None = None
+    num_guests: int = 0  # ids for other ranks' workers
     foresees: str = "nothing"  # of the next epoch; "it" or "another", which never comes
 
     @property

@@ -23,6 +23,7 @@ from hatchway.loader import lease, native, rescue, worker
 from hatchway.loader.board import Board, BoardShape
 from hatchway.loader.commons import Commons, CommonsConfig, Visit
 from hatchway.loader.delivery import Delivery
+from hatchway.loader.guests import NoGuests
 from hatchway.loader.kernel import board_kernel
 from hatchway.loader.pool import Pool
 from hatchway.loader.rules import DeliveryRules
@@ -47,6 +48,7 @@ class Actor:
         self.error: BaseException | None = None
         self.places: list[str] = []
         self.died_at = ""
+        self.bells: list[SimulatedBell] = []  # any of them wakes it
         self._lines_left = -1
         self._traced = self._notes_places = False
         self._doomed = False
@@ -209,6 +211,12 @@ class SimulatedWorker(Worker):
         return True
 
 
+def _make_worker(task: WorkerTask, actor: Actor) -> SimulatedWorker:
+    one = SimulatedWorker(task)
+    one.actor = actor
+    return one
+
+
 class SimulatedPool:
     """Stands for the pool: starts, finds and wakes actors."""
 
@@ -218,6 +226,7 @@ class SimulatedPool:
         self._workers = crew.actors
 
     start: Any
+    guests = NoGuests()
     wake = Pool.wake
     retire = Pool.retire
     leaving = Pool.leaving
@@ -254,8 +263,9 @@ class Crew:
         # The native loop looks at the real clock.
         self.now_s = time.monotonic()
         self.actors: dict[int, Actor] = {}
+        self.make_worker: Callable[[WorkerTask, Actor], Any] = _make_worker
         self.newborn: Callable[[int, Actor], None] = lambda worker_id, actor: None
-        self._by_thread: dict[int, Actor] = {}
+        self.by_thread: dict[int, Actor] = {}
         self.gate = Gate(self.current)
         config = CommonsConfig(shape, rules, budget_bytes)
         memory = Memory(8 * budget_bytes)
@@ -309,7 +319,7 @@ class Crew:
             patch.start()
 
     def current(self) -> Actor | None:
-        return self._by_thread.get(threading.get_ident())
+        return self.by_thread.get(threading.get_ident())
 
     def __getitem__(self, key: Any) -> Any:
         actor = self.current()
@@ -328,15 +338,14 @@ class Crew:
         board = self.commons.board
 
         def body(actor: Actor) -> None:
-            self._by_thread[threading.get_ident()] = actor
+            self.by_thread[threading.get_ident()] = actor
             try:
-                one = SimulatedWorker(replace(self._task, worker_id=worker_id))
-                one.actor = actor
-                one.run()
+                self.make_worker(replace(self._task, worker_id=worker_id), actor).run()
             finally:
-                del self._by_thread[threading.get_ident()]
+                del self.by_thread[threading.get_ident()]
 
         actor = self.actors[worker_id] = Actor(body)
+        actor.bells = [self.bells[worker_id]]
         self.newborn(worker_id, actor)
         board.alive.cells[worker_id] = 1
         board.head[worker.Head.NUM_PROCESSES] = len(self.actors)
@@ -346,13 +355,14 @@ class Crew:
         actor = self.actors[worker_id]
         if not actor.alive:
             return False
-        return actor.state not in ("asleep", "dozing") or self.bells[worker_id].rung
+        is_rung = any(bell.rung for bell in actor.bells)
+        return actor.state not in ("asleep", "dozing") or is_rung
 
     def step(self, worker_id: int) -> None:
         """Let this worker run on; the kernel frees the lock of one that dies."""
         actor = self.actors[worker_id]
         actor.step()
-        self._free_lock(actor)
+        self.free_lock(actor)
 
     def kill(self, worker_id: int) -> None:
         """Kill this worker where it stands."""
@@ -371,6 +381,7 @@ class Crew:
         for patch in self._patches:
             patch.stop()
 
-    def _free_lock(self, actor: Actor) -> None:
+    def free_lock(self, actor: Actor) -> None:
+        """The kernel frees the lock of an actor that died."""
         if not actor.alive and self.gate.holder is actor:
             self.gate.__exit__()

@@ -87,6 +87,15 @@ class Alive:
     HERE: Final = 1
     LEAVING: Final = 2  # asked to end once it has handed over what it is at
     STARTING: Final = 3  # until it is ready for its first sample, and says so itself
+    GUEST: Final = 4  # another rank's, which may leave at any time
+
+
+class Parked:
+    """Whether a worker looks at the board by itself."""
+
+    NO: Final = 0
+    ASLEEP: Final = 1  # until it is rung
+    ELSEWHERE: Final = 2  # found nothing here, and comes back from another rank's board
 
 
 class Waiting:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from hatchway.loader.board import Board, BoardShape, Head, Running, Waiting
+from hatchway.loader.board import Board, BoardShape, Head, Parked, Running, Waiting
 from hatchway.loader.delivery import Delivery
 from hatchway.loader.heap import ADDRESSES_PER_BYTE, Heap
 from hatchway.loader.kernel import board_kernel
@@ -18,6 +18,9 @@ from hatchway.loader.schedule import Schedule
 from hatchway.loader.shared import Bell, ProcessLock, SharedMapping, ThreadLock
 
 T = TypeVar("T", SharedMapping, ProcessLock, ThreadLock, Bell)
+
+# Beyond the ids of workers, of the training process and of readers.
+_NEWCOMER = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Commons:
         self.bell = bell
         self.worker_bells = worker_bells
         self.training_process = config.shape.workers  # its id beside the workers'
+        self.newcomer = config.shape.workers + _NEWCOMER  # of a worker that has no id yet
         self._mapping = mapping
         self._lock = lock
         self.board = Board(board_mapping.memory, config.shape)
@@ -86,12 +90,32 @@ class Commons:
         self.schedule = Schedule(self.board, self.heap, None if rules.fixed else rules.batch_size)
         self.delivery = Delivery(self.board, self.heap, rules, self.kernel)
 
+    @classmethod
+    def of(
+        cls,
+        config: CommonsConfig,
+        board_mapping: SharedMapping,
+        mapping: SharedMapping,
+        lock: ProcessLock | ThreadLock,
+        bell: Bell,
+        worker_bells: list[Bell],
+    ) -> Commons:
+        """What was made before, by its parts."""
+        commons = cls.__new__(cls)
+        commons._open(config, board_mapping, mapping, lock, bell, worker_bells)
+        return commons
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """What :meth:`of` takes."""
+        return self._parts
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, self._parts
+        return Commons.of, self._parts
 
     def again(self) -> Commons:
         """The same, with caches of its own: for a thread."""
-        return _reopen(*self._parts)
+        return Commons.of(*self._parts)
 
     def let_go_of_lock(self) -> None:
         """Release the lock of threads if this one holds it: what it did was interrupted."""
@@ -137,7 +161,8 @@ class Commons:
         for worker in workers:
             if count <= 0:
                 return
-            if parked[worker] and running[worker] != Running.WAITING_FOR_MEMORY:
+            is_asleep = parked[worker] == Parked.ASLEEP
+            if is_asleep and running[worker] != Running.WAITING_FOR_MEMORY:
                 parked[worker] = 0
                 self.worker_bells[worker].ring()
                 count -= 1
@@ -153,11 +178,16 @@ class Commons:
             return False
         return (holds_back and waiting == Waiting.BATCH) or self.delivery.is_ready()
 
+    def count_workers(self) -> None:
+        """Note how many workers there are, for everybody to see."""
+        board = self.board
+        board.head[Head.NUM_PROCESSES] = len(board.alive.cells) - bytes(board.alive.cells).count(0)
+
     def wake_an_idle_worker(self) -> None:
         """Wake one worker that sleeps for want of work, if one does. Holds the lock."""
         board = self.board
-        for worker, is_parked in enumerate(board.parked.cells):
-            if is_parked and board.running.cells[worker] == Running.NOTHING:
+        for worker, parked in enumerate(board.parked.cells):
+            if parked == Parked.ASLEEP and board.running.cells[worker] == Running.NOTHING:
                 board.parked.cells[worker] = 0
                 self.worker_bells[worker].ring()
                 return
@@ -166,18 +196,16 @@ class Commons:
         """Close every descriptor; memory stays while views of it live."""
         # Workers of other loaders, forked meanwhile, may keep the mapping: empty it.
         self.heap.give_back_free()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close every descriptor, and leave the memory to those who still use it."""
         _, board_mapping, mapping, lock, bell, worker_bells = self._parts
         for part in (board_mapping, mapping):
             part.close()
         lock.close()
         for each in (bell, *worker_bells):
             each.close()
-
-
-def _reopen(*parts: Any) -> Commons:
-    commons = object.__new__(Commons)
-    commons._open(*parts)
-    return commons
 
 
 class Visit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch.utils.data
 from torch.utils.data import Dataset, IterableDataset, Sampler
@@ -19,8 +19,11 @@ from hatchway.loader.options import (
     cost_model,
     most_workers,
     resolve_num_workers,
+    wants_sharing,
 )
+from hatchway.loader.rendezvous import Places
 from hatchway.loader.serial import SerialIterator
+from hatchway.loader.sharing import Bond
 from hatchway.loader.state import PassBook
 from hatchway.loader.statistics import LoaderStatistics, StatisticsBox
 from hatchway.loader.streamed import StreamedIterator, StreamedSerialIterator
@@ -104,11 +107,18 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             and that many threads may use at once: workers start at once and share what the
             dataset holds. ``"auto"``: whichever is faster on some of the first samples,
             which are made for that and thrown away (threads, if they are as fast).
+        share_workers: Whether the ranks of a job on one host share their workers: each
+            rank starts ``num_workers``, and all of them go to whichever rank is nearest to
+            starving. No background workers, no threads, no ``num_workers="auto"``. Without
+            other ranks it means nothing. None: what ``HATCHWAY_SHARE_WORKERS=1`` says.
 
     Raises:
         ValueError: If an argument is out of range.
         TypeError: If an argument has the wrong type.
     """
+
+    # Of the process, since it is the program that all ranks have in common.
+    _places: ClassVar[Places] = Places()
 
     def __init__(
         self,
@@ -143,6 +153,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         device: str | int | torch.device | None = None,
         seeding: str = "position",
         worker_type: str = "process",
+        share_workers: bool | None = None,
     ) -> None:
         if worker_type == "thread" and multiprocessing_context is not None:
             raise ValueError(
@@ -169,6 +180,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self.device = device
         self.seeding = seeding
         self.worker_type = worker_type
+        self.share_workers = share_workers
+        self.bond = Bond(self._places.next())
         self._chosen_worker_type: str | None = None
         _ = self.options  # or raise
         self._costs: CostModel | None = None
@@ -194,6 +207,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             pin_memory_device=pin_memory_device,
             in_order=in_order,
         )
+        _ = self.wants_shared_workers  # or raise
+
+    @property
+    def wants_shared_workers(self) -> bool:
+        """Whether workers are shared with the other ranks on this host, if there are any."""
+        return wants_sharing(self)
 
     @property
     def options(self) -> LoaderOptions:
@@ -207,6 +226,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             self.device,
             self.seeding,
             self.worker_type,
+            self.share_workers,
         )
 
     @property

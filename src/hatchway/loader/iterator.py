@@ -32,9 +32,10 @@ from hatchway.loader.plan import Plan, nothing_upcoming
 from hatchway.loader.pool_crew import adaptation_of, pool_of
 from hatchway.loader.rescue import Rescue
 from hatchway.loader.shared import wait_readable
+from hatchway.loader.sharing import sharing_of
 from hatchway.loader.sizing import commons_config
 from hatchway.loader.statistics import LoaderStatistics, Meter
-from hatchway.loader.task import WorkerTask
+from hatchway.loader.task import task_of
 from hatchway.loader.upcoming import OrderForecast
 
 # A worker's sentinel stays quiet while a process that it forked lives: look by oneself.
@@ -64,7 +65,8 @@ class ParallelIterator(_BaseDataLoaderIter):
         self._times = SampleTimes(cut, is_quantile=is_quantile)
         count = loader.worker_count
         num_workers = loader.num_workers if count is None else count.count
-        self._max_workers = most_workers(loader)
+        sharing = self._sharing = sharing_of(loader)
+        self._max_workers = most_workers(loader) if sharing is None else num_workers
         self._open = True
         self._is_handing_over = False
         self._broken_by = ""
@@ -75,12 +77,14 @@ class ParallelIterator(_BaseDataLoaderIter):
         self._upcoming = self._forecast.upcoming if has_next else nothing_upcoming
         self._free = makes_batches_freely(loader)
         in_order = self._order == "strict"
-        config = commons_config(loader, self._free, in_order, self._max_workers, self._pass.script)
+        most = self._max_workers + (0 if sharing is None else sharing.num_guests)
+        config = commons_config(loader, self._free, in_order, most, self._pass.script)
         self._commons = Commons(config, has_threads=loader.has_threads)
         self._board = self._commons.board
         self._visit = self._commons.locked(self._commons.training_process)
         head = self._board.head
-        head[Head.NUM_SEATS] = num_workers
+        # Other ranks' workers need no seat of this one's.
+        head[Head.NUM_SEATS] = num_workers if sharing is None else most
         tell_cut(self._board, self._times)
         self._foresight = Foresight(loader.costs, num_workers)
         self._plan = Plan(
@@ -92,20 +96,9 @@ class ParallelIterator(_BaseDataLoaderIter):
         )
         self._inbox = make_inbox(self._commons, loader.device)
         self._pin_memory &= loader.device is None
-        task = WorkerTask(
-            commons=self._commons,
-            dataset=loader.dataset,
-            collate_fn=loader.collate_fn,
-            worker_init_fn=loader.worker_init_fn,
-            worker_id=-1,
-            num_workers=loader.num_workers if count is None else self._max_workers,
-            base_seed=self._pass.base_seed,
-            auto_collation=self._auto_collation,
-            rows=self._auto_collation,
-            # The generators of threads are the training loop's, too.
-            per_position_seeds=options.seeding == "position" and not loader.has_threads,
-        )
-        self._pool = pool_of(loader, task)
+        told = loader.num_workers if count is None else self._max_workers
+        task = task_of(loader, self._commons, self._pass.base_seed, num_workers=told)
+        self._pool = pool_of(loader, task, sharing)
         self._rescue = Rescue(self._commons, self._pool, self._meter)
         self._adaptation = adaptation_of(
             loader, self._pool, self._plan, self._foresight, self._rescue.replace_dead
@@ -127,9 +120,10 @@ class ParallelIterator(_BaseDataLoaderIter):
             buffer_bytes=self._commons.config.buffer_bytes,
             buffer_used_bytes=self._commons.heap.used_bytes(),
             buffer_peak_bytes=board.head[Head.PEAK],
-            num_workers=board.head[Head.NUM_SEATS],
+            num_workers=min(board.head[Head.NUM_SEATS], self._max_workers),
             num_workers_reason="" if self._adaptation is None else self._adaptation.reason,
             num_workers_alive=self._pool.size if self._open else 0,
+            num_guests=self._pool.guests.count() if self._open else 0,
             num_copied_batches=self._inbox.num_copied,
             num_batches_ahead=self._inbox.num_ahead,
             order=self._order,
@@ -174,8 +168,10 @@ class ParallelIterator(_BaseDataLoaderIter):
             if not first:
                 self._pool.wake(self._pool.size)
         if first:
-            for worker_id in range(1, self._board.head[Head.NUM_SEATS]):
+            for worker_id in range(1, min(self._board.head[Head.NUM_SEATS], self._max_workers)):
                 self._pool.start(worker_id)
+            if self._sharing is not None:
+                self._sharing.meet()
         if self._adaptation is not None:
             self._adaptation.begin(time.monotonic(), 0.0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,6 +51,8 @@ class LoaderOptions:
         device: Where batches arrive, or None for the shared buffer.
         seeding: Whether generators are seeded for each position or as in torch.
         worker_type: Whether workers are processes or threads, or what does better.
+        share_workers: Whether the ranks of this host share workers, or None for what the
+            environment says.
     """
 
     order: str
@@ -60,6 +63,7 @@ class LoaderOptions:
     device: str | int | torch.device | None
     seeding: str
     worker_type: str = "process"
+    share_workers: bool | None = None
 
     def __post_init__(self) -> None:
         if self.order not in ("auto", "strict", "ready"):
@@ -76,6 +80,19 @@ class LoaderOptions:
         _whole("max_displacement", self.max_displacement, 0)
         if self.device is not None:
             device_of(self.device)
+        if self.share_workers not in (None, True, False):
+            raise TypeError(f"share_workers must be a bool or None, not {self.share_workers!r}")
+        if self.share_workers and self.worker_type != "process":
+            raise ValueError(
+                f"share_workers=True needs worker_type='process', not {self.worker_type!r}: other "
+                "ranks cannot use the threads of this one"
+            )
+        if self.share_workers and self.max_background_workers:
+            raise ValueError(
+                f"max_background_workers={self.max_background_workers} has no meaning with "
+                "share_workers=True: other ranks' workers come where slow samples hold the own "
+                "ones; leave one of them out"
+            )
 
     @property
     def slow_cut(self) -> tuple[float, bool]:
@@ -182,6 +199,26 @@ def resolve_num_workers(
             f"{num_workers!r}; leave one of them out"
         )
     return num_workers  # type: ignore[return-value]
+
+
+def wants_sharing(loader: Any) -> bool:
+    """Whether workers are to be shared, if there are other ranks to share them with.
+
+    ``HATCHWAY_SHARE_WORKERS=1`` means those loaders that could say so themselves.
+
+    Raises:
+        ValueError: If the loader says so, and that their number follows the load.
+    """
+    is_auto = isinstance(loader.num_workers, AutoCount)
+    if loader.share_workers and is_auto:
+        raise ValueError(
+            "share_workers=True needs a number of workers a rank, not num_workers='auto'"
+        )
+    says = loader.share_workers
+    if says is None:
+        could = loader.worker_type == "process" and not loader.max_background_workers
+        says = os.environ.get("HATCHWAY_SHARE_WORKERS") == "1" and could and not is_auto
+    return bool(says) and loader.num_workers > 0
 
 
 def first_num_workers() -> int:

@@ -9,6 +9,7 @@ import time
 import warnings
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pickle import PicklingError
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 
 from hatchway.loader.board import Alive, Board, Head
 from hatchway.loader.commons import Commons
+from hatchway.loader.guests import NoGuests
 from hatchway.loader.machine import TaskUsage, process_memory_bytes, usages_of
 from hatchway.loader.task import WorkerTask
 from hatchway.loader.worker import main
@@ -31,6 +33,9 @@ class Pool(ABC):
 
     Args:
         task: What each worker is given; its id and commons are filled in.
+
+    Attributes:
+        guests: Workers of other ranks that work for this one.
     """
 
     # What one is taken to need of memory while none was measured.
@@ -42,6 +47,7 @@ class Pool(ABC):
         self._task = task
         self._commons = task.commons
         self._workers: dict[int, Any] = {}
+        self.guests = NoGuests()
 
     @property
     def board(self) -> Board:
@@ -61,7 +67,7 @@ class Pool(ABC):
         except OSError:
             alive[worker_id] = Alive.GONE
             raise
-        self.board.head[Head.NUM_PROCESSES] = len(self._workers)
+        self._commons.count_workers()
 
     @abstractmethod
     def _begin(self, worker_id: int) -> Any:
@@ -96,7 +102,7 @@ class Pool(ABC):
     def forget(self, worker_id: int) -> None:
         """A dead worker's work was put back: its id is free."""
         self._bury(self._workers.pop(worker_id))
-        self.board.head[Head.NUM_PROCESSES] = len(self._workers)
+        self._commons.count_workers()
 
     @abstractmethod
     def _bury(self, worker: Any) -> None:
@@ -152,17 +158,26 @@ class ProcessPool(Pool):
     def __init__(self, task: WorkerTask, context: Any) -> None:
         super().__init__(task)
         self._context = torch.multiprocessing if context is None else context
-        self._finalizer = weakref.finalize(self, _close, self._workers, task.commons, os.getpid())
+        self._finalizer = self._finalize_by(close_processes)
+
+    def _finalize_by(self, close: Callable[..., None], *more: Any) -> weakref.finalize[Any, Any]:
+        """Have ``close`` called at the end, however that comes."""
+        return weakref.finalize(self, close, self._workers, self._task.commons, os.getpid(), *more)
 
     def _begin(self, worker_id: int) -> Any:
+        target, arguments = self._entry(dataclasses.replace(self._task, worker_id=worker_id))
         process = self._context.Process(
-            target=main,
-            args=(dataclasses.replace(self._task, worker_id=worker_id),),
+            target=target,
+            args=arguments,
             name=f"hatchway-worker-{worker_id}",
         )
         process.daemon = True
         launch(process)
         return process
+
+    def _entry(self, task: WorkerTask) -> tuple[Callable[..., None], tuple[Any, ...]]:
+        """What a process is to call."""
+        return main, (task,)
 
     def sentinels(self) -> list[int]:
         """Descriptors that become readable when a process ends."""
@@ -235,7 +250,8 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def _close(processes: dict[int, Any], commons: Commons, pid: int) -> None:
+def close_processes(processes: dict[int, Any], commons: Commons, pid: int) -> None:
+    """Stop worker processes and wait until they are gone; close what they had in common."""
     if os.getpid() != pid:
         return  # a forked child of the training process owns no workers
     commons.board.head[Head.STOP] = 1

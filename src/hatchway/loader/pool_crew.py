@@ -13,6 +13,8 @@ from hatchway.loader.machine import available_memory_bytes, cpu_quota
 from hatchway.loader.options import lookahead_batches, most_workers
 from hatchway.loader.plan import Plan
 from hatchway.loader.pool import Pool, ProcessPool
+from hatchway.loader.shared_pool import SharedPool
+from hatchway.loader.sharing import Sharing
 from hatchway.loader.task import WorkerTask
 from hatchway.loader.thread_pool import ThreadPool
 
@@ -90,10 +92,12 @@ class PoolCrew:
         return self.size() + available_memory_bytes() // max(each, self._pool.ASSUMED_BYTES)
 
 
-def pool_of(loader: Any, task: WorkerTask) -> Pool:
+def pool_of(loader: Any, task: WorkerTask, sharing: Sharing | None) -> Pool:
     """The workers of a pass over ``loader``, none of which has begun."""
     if loader.has_threads:
         return ThreadPool(task)
+    if sharing is not None:
+        return SharedPool(task, loader.multiprocessing_context, sharing)
     return ProcessPool(task, loader.multiprocessing_context)
 
 

@@ -6,7 +6,7 @@ import time
 
 from hatchway.loader import payload
 from hatchway.loader.background import WORTH_A_FORK_S, WORTH_A_SPAWN_S, too_many_slow
-from hatchway.loader.board import Alive, Kind, Running
+from hatchway.loader.board import Alive, Kind, Parked, Running
 from hatchway.loader.commons import Commons
 from hatchway.loader.errors import WorkerDiedError
 from hatchway.loader.failure import collating, death_of, describe_exit
@@ -49,11 +49,18 @@ class Rescue:
             else:
                 self.meter.num_restarts += 1
                 self._pool.start(worker_id)
+        for worker_id, may_blame in self._pool.guests.gone():
+            # Its own rank starts another.
+            self._put_back(worker_id, None, may_be_idle=True, may_blame=may_blame)
+            self._pool.guests.forget(worker_id)
 
-    def _put_back(self, worker_id: int, exit_code: int | None, *, may_be_idle: bool) -> None:
+    def _put_back(
+        self, worker_id: int, exit_code: int | None, *, may_be_idle: bool, may_blame: bool = True
+    ) -> None:
         commons, board = self._commons, self._board
         with self._visit:
-            left = commons.schedule.reclaim(worker_id)
+            may_be_idle |= board.parked.cells[worker_id] == Parked.ELSEWHERE
+            left = commons.schedule.reclaim(worker_id, may_blame=may_blame)
             commons.heap.repair(commons.delivery.referenced_blocks(), {worker_id})
             if left.attempts >= _TRIES:
                 self._give_up(left, worker_id, exit_code)

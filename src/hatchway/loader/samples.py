@@ -87,6 +87,16 @@ class SampleRunner:
         if self._task.per_position_seeds:
             self._seeder = make_seeder()  # of the generators that there are now
         self._make_loop()
+        self.tell_key()
+
+    def start_beside(self, other: SampleRunner) -> None:
+        """Go on with what another one of this worker's, for another board, has made ready."""
+        self._dataset, self._init_failure = other._dataset, other._init_failure
+        self._seeder = other._seeder
+        self._make_loop()
+
+    def tell_key(self) -> None:
+        """From now on it is this one that makes samples."""
         tell_key(self._key_now)
 
     def _make_loop(self) -> None:

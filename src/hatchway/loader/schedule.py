@@ -189,8 +189,13 @@ class Schedule:
         head = self._board.head
         return bool(head[Head.CURSOR] < head[Head.PUBLISHED] or head[Head.NUM_RETRY])
 
-    def reclaim(self, worker: int) -> Reclaimed:
-        """Plan again everything that a dead worker had claimed and not finished."""
+    def reclaim(self, worker: int, *, may_blame: bool = True) -> Reclaimed:
+        """Plan again everything that a dead worker had claimed and not finished.
+
+        Args:
+            worker: Its id.
+            may_blame: Whether it may have died of what it was at.
+        """
         board, head = self._board, self._board.head
         current = board.current.cells[worker]
         doing = board.running.cells[worker]
@@ -200,7 +205,7 @@ class Schedule:
         for slot in np.flatnonzero(board.out_status.array == Outgoing.COLLATING).tolist():
             if board.out_worker.cells[slot] == worker:
                 board.out_status.cells[slot] = Outgoing.COMPOSED
-                board.out_attempts.cells[slot] += 1
+                board.out_attempts.cells[slot] += may_blame
                 outgoing, attempts = slot, board.out_attempts.cells[slot]
         begin, end = head[Head.TAIL], head[Head.PUBLISHED]
         status = board.run(board.status, begin, end)
@@ -215,7 +220,7 @@ class Schedule:
                 self._heap.release(board.block.cells[slot])
                 board.block.cells[slot] = -1
             if doing in (Running.SAMPLE, Running.COLLATE) and position == current:
-                board.attempts.cells[slot] += 1
+                board.attempts.cells[slot] += may_blame
                 died_on, attempts = position, board.attempts.cells[slot]
             board.status.cells[slot] = Status.PLANNED
             self._note_planned(position, 1)

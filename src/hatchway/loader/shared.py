@@ -38,6 +38,14 @@ class SharedMapping:
             fd = _unnamed_file(directory)
         self._attach(fd, nbytes)
 
+    @classmethod
+    def of(cls, fd: int, nbytes: int, *, has_fixed_size: bool = False) -> SharedMapping:
+        """The mapping of shared memory that was made before, by its descriptor."""
+        mapping = cls.__new__(cls)
+        mapping.has_fixed_size = has_fixed_size
+        mapping._attach(fd, nbytes)
+        return mapping
+
     def _attach(self, fd: int, nbytes: int) -> None:
         self.fd = fd
         self.nbytes = nbytes
@@ -109,10 +117,7 @@ class SharedMapping:
 
 
 def _reattach(duplicate: Any, nbytes: int, has_fixed_size: bool) -> SharedMapping:
-    mapping = object.__new__(SharedMapping)
-    mapping.has_fixed_size = has_fixed_size
-    mapping._attach(duplicate.detach(), nbytes)
-    return mapping
+    return SharedMapping.of(duplicate.detach(), nbytes, has_fixed_size=has_fixed_size)
 
 
 def _memfd(name: str) -> int:
@@ -147,6 +152,21 @@ class ProcessLock:
         if self._fd < 0:
             self._fd = _unnamed_file(None)
 
+    @classmethod
+    def of(cls, fd: int) -> ProcessLock:
+        """The lock that a file stands for.
+
+        The process must close no other descriptor of the file while it holds the lock:
+        that would release it.
+        """
+        lock = cls.__new__(cls)
+        lock._fd = fd
+        return lock
+
+    def fileno(self) -> int:
+        """The descriptor of the file that stands for it."""
+        return self._fd
+
     def __enter__(self) -> None:
         fcntl.lockf(self._fd, fcntl.LOCK_EX, _POSIX_LOCK_BYTES)
 
@@ -164,9 +184,7 @@ class ProcessLock:
 
 
 def _rebuild_lock(duplicate: Any) -> ProcessLock:
-    lock = object.__new__(ProcessLock)
-    lock._fd = duplicate.detach()
-    return lock
+    return ProcessLock.of(duplicate.detach())
 
 
 class ThreadLock:
@@ -199,6 +217,18 @@ class Bell:
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
 
+    @classmethod
+    def of(cls, read: int, write: int) -> Bell:
+        """The bell whose ends these descriptors are; -1 for an end that is not at hand."""
+        bell = Bell.__new__(Bell)
+        bell._read, bell._write = read, write
+        return bell
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The descriptors to poll and to write to."""
+        return self._read, self._write
+
     def fileno(self) -> int:
         """The descriptor to poll for a ring."""
         return self._read
@@ -218,18 +248,16 @@ class Bell:
     def close(self) -> None:
         """Close both ends."""
         read, write, self._read, self._write = self._read, self._write, -1, -1
-        if read >= 0:
-            os.close(read)
-            os.close(write)
+        for end in (read, write):
+            if end >= 0:
+                os.close(end)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild_bell, (reduction.DupFd(self._read), reduction.DupFd(self._write))
 
 
 def _rebuild_bell(read: Any, write: Any) -> Bell:
-    bell = object.__new__(Bell)
-    bell._read, bell._write = read.detach(), write.detach()
-    return bell
+    return Bell.of(read.detach(), write.detach())
 
 
 def wait_readable(descriptors: list[int], timeout_s: float | None) -> list[int]:

@@ -45,6 +45,7 @@ class LoaderStatistics:
             ``num_workers="auto"`` came to.
         num_workers_reason: With ``"auto"``, why there are not more, or not fewer.
         num_workers_alive: Worker processes now, background workers included.
+        num_guests: Worker processes of other ranks that work for this one, too, now.
         num_background_workers: Workers started because slow samples held nearly all.
         num_restarts: Workers that died and were replaced.
         num_retired: Workers that ``"auto"`` let go.
@@ -72,6 +73,7 @@ class LoaderStatistics:
     num_workers: int = 0
     num_workers_reason: str = ""
     num_workers_alive: int = 0
+    num_guests: int = 0
     num_background_workers: int = 0
     num_restarts: int = 0
     num_retired: int = 0

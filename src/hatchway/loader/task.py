@@ -36,3 +36,27 @@ class WorkerTask:
     auto_collation: bool
     rows: bool
     per_position_seeds: bool
+
+
+def task_of(loader: Any, commons: Commons, base_seed: int, *, num_workers: int) -> WorkerTask:
+    """What the workers of a pass over ``loader`` are given, but for their ids.
+
+    Args:
+        loader: The user's.
+        commons: Of the pass.
+        base_seed: Of the pass.
+        num_workers: What ``get_worker_info()`` says of their number.
+    """
+    return WorkerTask(
+        commons=commons,
+        dataset=loader.dataset,
+        collate_fn=loader.collate_fn,
+        worker_init_fn=loader.worker_init_fn,
+        worker_id=-1,
+        num_workers=num_workers,
+        base_seed=base_seed,
+        auto_collation=loader._auto_collation,
+        rows=loader._auto_collation,
+        # The generators of threads are the training loop's, too.
+        per_position_seeds=loader.seeding == "position" and not loader.has_threads,
+    )

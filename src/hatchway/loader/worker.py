@@ -22,9 +22,14 @@ from hatchway.loader.task import WorkerTask
 
 def main(task: WorkerTask) -> None:
     """Entry point of a worker process."""
+    prepare(task)
+    Worker(task).run()
+
+
+def prepare(task: WorkerTask) -> None:
+    """Make this process a worker."""
     worker_id = task.worker_id
     become(f"hatchway-{worker_id}", worker_id, task.num_workers, task.base_seed, task.dataset)
-    Worker(task).run()
 
 
 class Worker:
@@ -52,15 +57,20 @@ class Worker:
             self._admission.spans = self._samples.spans
             while True:
                 work = self._next_work()
-                if isinstance(work, Claim):
-                    self._samples.run(work)
-                elif work is None:
+                if work is None:
                     if not self._sleep():
                         return
-                elif work >= 0:
-                    self._collate(work)
-                else:
+                elif work == -1:
                     return
+                else:
+                    self._do(work)
+
+    def _do(self, work: Claim | int) -> None:
+        """Run the samples of a claim, or collate a batch."""
+        if isinstance(work, Claim):
+            self._samples.run(work)
+        else:
+            self._collate(work)
 
     def _next_work(self) -> Claim | int | None:
         """Visit the board: hand in, make batches, take work.
@@ -89,7 +99,7 @@ class Worker:
             ring = head[Head.WAITING] == Waiting.EPOCH_END or commons.has_news(
                 holds_back=holds_back
             )
-            is_leaving = board.alive.cells[me] == Alive.LEAVING
+            is_leaving = self._is_leaving()
             out = -1 if is_leaving else commons.delivery.claim_collate(me)
             if is_leaving:
                 self._leave()
@@ -113,6 +123,10 @@ class Worker:
     def _may_leave(self) -> bool:
         """Whether this worker may end: the views of a process end with it."""
         return True
+
+    def _is_leaving(self) -> bool:
+        """Whether it is to take nothing more."""
+        return bool(self._board.alive.cells[self._id] == Alive.LEAVING)
 
     def _leave(self) -> None:
         """Have nothing to do with the board any more. Holds the lock."""

@@ -1,0 +1,131 @@
+"""How the ranks of one job on one host find each other's boards, without waiting for anyone.
+
+A rank binds an abstract Unix socket, through which nothing is ever sent: its name says
+whose board it is and where its card lies. The kernel lists all names, and forgets one when
+the last process that holds it ends: nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import secrets
+import socket
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.distributed
+
+from hatchway.loader.card import Address
+
+_NAMES = Path("/proc/net/unix")
+_MOST_RANKS = 16
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+@dataclass(frozen=True)
+class Job:
+    """What this process is a rank of.
+
+    Attributes:
+        name: The same in all its ranks, and in no other job's.
+        num_local: How many ranks it has on this host at most, as far as is known.
+    """
+
+    name: str
+    num_local: int
+
+
+def job_here() -> Job | None:
+    """The job of which this process is a rank; None if it is alone."""
+    name, size = "", 1
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        name, size = _agreed_name(), torch.distributed.get_world_size()
+    elif "RANK" in os.environ:
+        size = _number("WORLD_SIZE", 1)
+    num_local = min(size, _number("LOCAL_WORLD_SIZE", _MOST_RANKS))
+    if num_local <= 1:
+        return None
+    said = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
+    return Job(name or "/".join(os.environ.get(key, "") for key in said), num_local)
+
+
+def _agreed_name() -> str:
+    """A name that the first rank to ask has chosen; no rank waits for another."""
+    # What a rank of an earlier job, which hangs, was started with may be the same as here.
+    try:
+        store = torch.distributed.distributed_c10d._get_default_store()
+        return bytes(store.compare_set("hatchway/job", "", secrets.token_hex(8))).decode()
+    except Exception:
+        return ""  # the rank that keeps the store is gone, or the backend has none
+
+
+def _number(name: str, otherwise: int) -> int:
+    try:
+        return int(os.environ[name])
+    except (KeyError, ValueError):
+        return otherwise
+
+
+class Places:
+    """Tells which loader of a program one is: the n-th that was made at a line of it.
+
+    Kept for the life of the process, since that is what the ranks' programs share.
+    """
+
+    def __init__(self) -> None:
+        self._made: Counter[str] = Counter()
+
+    def next(self) -> str:
+        """The place of a loader that is being made: the innermost line outside Hatchway."""
+        frame = sys._getframe(1)
+        while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+            frame = frame.f_back
+        line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        self._made[line] += 1
+        return f"{line}#{self._made[line]}"
+
+
+class Sign:
+    """Says to the other ranks where a card is, for as long as it is not closed.
+
+    Args:
+        topic: What all say who look for each other.
+        address: Where the card is.
+
+    Raises:
+        OSError: If the system has no sockets with such names, or does not list them.
+    """
+
+    def __init__(self, topic: str, address: Address) -> None:
+        self._prefix = f"@hatchway.{hashlib.blake2b(topic.encode(), digest_size=16).hexdigest()}."
+        self._own = address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        name = self._prefix + ".".join(map(str, dataclasses.astuple(address)))
+        try:
+            self._socket.bind(name.replace("@", "\0", 1))
+            if address not in self._listed():
+                raise OSError(f"{_NAMES} does not list {name}")
+        except OSError:
+            self.close()
+            raise
+
+    def others(self) -> list[Address]:
+        """The cards of all others who say so, in this process or in another."""
+        return [address for address in self._listed() if address != self._own]
+
+    def _listed(self) -> list[Address]:
+        found = []
+        for line in _NAMES.read_text(errors="replace").splitlines():
+            _, prefix, rest = line.partition(self._prefix)
+            if prefix:
+                pid, descriptor, inode, nonce = map(int, rest.split("."))
+                found.append(Address(pid, descriptor, inode, nonce))
+        return found
+
+    def close(self) -> None:
+        """Say no more."""
+        self._socket.close()
