@@ -197,6 +197,7 @@ class Epochs:
                 return True
             head[Head.WAITING] = Waiting.BATCH if taken is None else Waiting.NOTHING
             self.crew.pool.wake(plan.work_left())
+            self.commons.wake_for_memory()
         if taken is None:
             return has_drawn
         self.asking = False

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hatchway.loader.board import Alive
+from hatchway.loader.errors import BufferFullError
 from tests.property.neighbourhood import SharedEpochs, able_of, neighbourhood, step
 from tests.property.setting import Setting
 
@@ -128,6 +129,26 @@ def test_the_epoch_of_each_rank_is_whole_whichever_workers_die(
             story.check()
         for rank in story.ranks:
             rank.check_memory()
+    finally:
+        story.close()
+
+
+@given(setting=settings_of_ranks, seed=st.integers(0, 2**32), num_pages=st.integers(6, 8))
+def test_nobody_waits_for_ever_where_memory_is_short(
+    setting: Setting, seed: int, num_pages: int
+) -> None:
+    choices = random.Random(seed)
+    story = Story(neighbourhood(setting, 2), choices)
+    for rank in story.ranks:
+        rank.heap.budget_bytes = num_pages * 4096
+    try:
+        for _ in range(3):
+            story.run_out(choices.randrange(60))
+            story.kill()
+        story.run_out()
+        story.check()
+    except BufferFullError:
+        pass  # it may be too short: that is said
     finally:
         story.close()
 

@@ -6,10 +6,12 @@ import contextlib
 import multiprocessing
 import os
 import socket
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed
 from torch.utils.data import Dataset
@@ -19,13 +21,12 @@ PATIENCE_S = 50.0
 
 
 class Made(Dataset[Any]):
-    """Samples that say which process made them.
+    """Samples that say which process made them, and what they drew.
 
     Args:
         num_samples: How many there are.
-        num_ranks: Of how many ranks each gets every so-and-so-many-th index.
-        gate: Samples of rank 0 are slow while its value is set.
-        seconds: How slow.
+        num_ranks: Each rank gets every so-and-so-many-th index.
+        seconds: How long those of rank 0 wait.
     """
 
     def __init__(self, num_samples: int, num_ranks: int, seconds: float = 0.0) -> None:
@@ -35,11 +36,8 @@ class Made(Dataset[Any]):
         return self.num_samples
 
     def __getitem__(self, index: int) -> tuple[int, int, float]:
-        if self.seconds and index % self.num_ranks == 0:
-            slow = torch.zeros(1)
-            # Waiting, not computing: a worker is held, the machine is not.
-            multiprocessing.Event().wait(self.seconds)
-            del slow
+        if index % self.num_ranks == 0:
+            time.sleep(self.seconds)  # it waits, as for a network: no core is busy
         return index, os.getpid(), float(torch.rand(()))
 
 
@@ -57,6 +55,10 @@ class Rank:
     def say(self, message: Any) -> None:
         """Tell the test."""
         self._pipe.send(message)
+
+    def own_workers(self) -> set[int]:
+        """The numbers of the worker processes that this rank has started."""
+        return {process.pid for process in psutil.Process().children()}
 
     def wait(self) -> Any:
         """Wait for the test's word."""

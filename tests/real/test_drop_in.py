@@ -48,6 +48,7 @@ def test_it_is_a_data_loader_with_torchs_arguments_in_torchs_order() -> None:
         "device",
         "seeding",
         "worker_type",
+        "share_workers",
     ]
 
 

@@ -53,6 +53,7 @@ class Rescue:
             # Its own rank starts another.
             self._put_back(worker_id, None, may_be_idle=True, may_blame=may_blame)
             self._pool.guests.forget(worker_id)
+            self._commons.wake_for_memory()
 
     def _put_back(
         self, worker_id: int, exit_code: int | None, *, may_be_idle: bool, may_blame: bool = True

@@ -136,6 +136,7 @@ class GuestSeat(Seat):
             board.alive.cells[me] = Alive.GUEST
             commons.wake_an_idle_worker()
         commons.bell.ring()
+        commons.wake_for_memory()  # nobody else may come to make or free some
 
     def leave(self, card: Card, first_guest: int) -> None:
         """Have nothing to do with the board any more; the id is free."""
