@@ -78,7 +78,7 @@ def test_each_rank_gets_its_samplers_positions_with_its_own_contents(
         those.join()
 
 
-def help_a_slow_rank(rank: Rank, order: str) -> tuple[int, int]:
+def help_a_slow_rank(rank: Rank, order: str, how: str = "fork") -> tuple[int, int]:
     data = Made(60 * rank.size, rank.size, 0.02)
     sampler = sampler_of(rank, data, shuffle=False)
     torch.manual_seed(rank.number)
@@ -90,6 +90,7 @@ def help_a_slow_rank(rank: Rank, order: str) -> tuple[int, int]:
         sampler=sampler,
         num_workers=2,
         order=order,
+        multiprocessing_context=how,
         share_workers=True,
         timeout=40,
     )
@@ -117,6 +118,16 @@ def test_workers_of_other_ranks_make_samples_of_the_slow_one(order: str) -> None
         for number in (1, 2):
             those.tell(number, "go on")
             those.hear(number)
+        those.join()
+
+
+def test_workers_that_are_spawned_help_too() -> None:
+    with ranks(2, help_a_slow_rank, "strict", "spawn") as those:
+        assert those.hear_all() == ["begun"] * 2
+        those.tell(0, "go on")
+        assert those.hear(0) == (2, 2)
+        those.tell(1, "go on")
+        those.hear(1)
         those.join()
 
 

@@ -23,9 +23,9 @@ class NoGuests:
     def forget(self, worker_id: int) -> None:
         """What one that ended had taken was put back: its id is free."""
 
-    def count(self) -> int:
-        """How many there are now."""
-        return 0
+    def present(self) -> list[int]:
+        """The ids of those that there are now."""
+        return []
 
 
 class Guests(NoGuests):
@@ -67,16 +67,15 @@ class Guests(NoGuests):
         self._card.guests[worker_id - self.ids.start, Guest.PID] = 0
         self._commons.count_workers()
 
+    def present(self) -> list[int]:
+        """The ids of those that there are now."""
+        alive = self._commons.board.alive.cells
+        return [worker_id for worker_id in self.ids if alive[worker_id]]
+
     def ring(self) -> None:
         """Have all of them look at the board."""
-        for worker_id in self.ids:
-            if self._commons.board.alive.cells[worker_id]:
-                self._commons.worker_bells[worker_id].ring()
-
-    def count(self) -> int:
-        """How many there are now."""
-        alive = bytes(self._commons.board.alive.cells[self.ids.start : self.ids.stop])
-        return len(alive) - alive.count(0)
+        for worker_id in self.present():
+            self._commons.worker_bells[worker_id].ring()
 
     def close(self) -> None:
         """Watch nobody any more."""

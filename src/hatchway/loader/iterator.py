@@ -123,7 +123,7 @@ class ParallelIterator(_BaseDataLoaderIter):
             num_workers=min(board.head[Head.NUM_SEATS], self._max_workers),
             num_workers_reason="" if self._adaptation is None else self._adaptation.reason,
             num_workers_alive=self._pool.size if self._open else 0,
-            num_guests=self._pool.guests.count() if self._open else 0,
+            num_guests=len(self._pool.guests.present()) if self._open else 0,
             num_copied_batches=self._inbox.num_copied,
             num_batches_ahead=self._inbox.num_ahead,
             order=self._order,

@@ -146,7 +146,7 @@ class Rescue:
         board = self._board
         now = time.monotonic()
         said = []
-        for worker_id in self._pool.ids:
+        for worker_id in [*self._pool.ids, *self._pool.guests.present()]:
             doing = board.running.cells[worker_id]
             started = board.started.cells[worker_id]
             if doing == Running.SAMPLE and started:

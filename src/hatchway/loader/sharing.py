@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import warnings
 from typing import Any
 
@@ -36,8 +35,10 @@ def sharing_of(loader: Any) -> Sharing | None:
 
 def _missing() -> str:
     """What this system lacks, in words; empty if nothing."""
-    if sys.platform != "linux" or not hasattr(os, "memfd_create"):
-        return "it needs Linux, whose shared memory other processes can open"
+    try:
+        os.close(os.memfd_create("hatchway"))
+    except (AttributeError, OSError):
+        return "it needs memory without a name (memfd), as Linux has it"
     try:
         os.close(watch(os.getpid()))
     except (AttributeError, OSError):

@@ -1,0 +1,206 @@
+"""How ranks find each other, and whether their workers may stand in for each other."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from hatchway import DataLoader
+from hatchway.loader import rendezvous
+from hatchway.loader.card import Address, Card, Neighbour, is_there
+from hatchway.loader.distant import Distant, DistantBell, started, watch
+from hatchway.loader.likeness import difference, traits_of
+from hatchway.loader.rendezvous import Job, Places, Sign, job_here
+from hatchway.loader.shared import Bell, wait_readable
+
+FORK = multiprocessing.get_context("fork")
+
+
+class Files(Dataset[Any]):
+    def __init__(self, names: list[str], **others: Any) -> None:
+        self.names = names
+        vars(self).update(others)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> str:
+        return self.names[index]
+
+
+def unlike(one: Dataset[Any], other: Dataset[Any], **arguments: Any) -> str:
+    return difference(traits_of(DataLoader(one)), traits_of(DataLoader(other, **arguments)))
+
+
+NAMES = [f"{number}.png" for number in range(1000)]
+
+
+def test_datasets_that_were_made_alike_are_alike() -> None:
+    def make() -> Files:
+        return Files(
+            list(NAMES),
+            root=Path("/data"),
+            mean=torch.zeros(3),
+            table={"a": [1, 2.5, None]},
+            inner=Files(["x"], transform=partial(str.upper)),
+        )
+
+    assert unlike(make(), make()) == ""
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (Files(NAMES[1:]), "dataset (length)"),
+        (Files([*NAMES[1:], "other.png"], epoch=2), "dataset.names"),
+        (Files(NAMES, epoch=3), "dataset.epoch"),
+        (Files(NAMES, epoch=2, mean=np.zeros(3)), "dataset.mean"),
+    ],
+)
+def test_what_differs_is_named(other: Files, expected: str) -> None:
+    assert unlike(Files(NAMES, epoch=2), other) == expected
+
+
+def test_arguments_that_change_samples_are_compared() -> None:
+    assert unlike(Files(NAMES), Files(NAMES), collate_fn=list) == "collate_fn"
+    assert unlike(Files(NAMES), Files(NAMES), seeding="torch") == "seeding"
+    assert unlike(Files(NAMES), Files(NAMES), batch_size=7) == ""
+
+
+def test_a_loader_is_told_by_the_line_that_made_it() -> None:
+    places = Places()
+    one, other = (places.next() for _ in range(2))
+    assert (one.partition("#")[0], one[-2:], other[-2:]) == (other.partition("#")[0], "#1", "#2")
+    assert places.next().partition("#")[0] != one.partition("#")[0]
+    assert __file__ in DataLoader(NAMES).bond.place  # type: ignore[arg-type]
+
+
+def test_a_job_is_told_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert job_here() is None
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert job_here() is None
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv("MASTER_ADDR", "here")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    assert job_here() == Job("here/29500/", 4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert job_here() is None
+
+
+def test_signs_of_one_topic_find_each_other_and_vanish() -> None:
+    addresses = [Address(number, 5, 6, 7) for number in range(3)]
+    signs = [Sign("a topic", address) for address in addresses[:2]]
+    stranger = Sign("another topic", addresses[2])
+    assert signs[0].others() == addresses[1:2]
+    assert signs[1].others() == addresses[:1]
+    signs[1].close()
+    assert signs[0].others() == stranger.others() == []
+    for sign in (signs[0], stranger):
+        sign.close()
+
+
+def test_without_a_list_of_names_nobody_is_found_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "unix").write_text("Num RefCount Protocol Flags Type St Inode Path\n")
+    monkeypatch.setattr(rendezvous, "_NAMES", tmp_path / "unix")
+    with pytest.raises(OSError, match="does not list"):
+        Sign("a topic", Address(1, 2, 3, 4))
+
+
+def test_a_card_is_found_while_it_is_open_and_by_its_nonce_only() -> None:
+    card = Card(num_guests=2)
+    address = card.address
+    assert not is_there(address)  # nothing is written on it yet
+    assert not is_there(Address(address.pid, address.descriptor, address.inode, 1))
+    card.close()
+    with pytest.raises(OSError, match=r"."):
+        Neighbour(address)
+
+
+def test_a_descriptor_that_is_something_else_by_now_is_not_opened(tmp_path: Path) -> None:
+    bell, me = Bell(), Distant(os.getpid())
+    read, write = bell.ends
+    distant = DistantBell(me, write, os.fstat(write).st_ino)
+    distant.ring()
+    assert wait_readable([read], 0) == [read]
+    file = os.open(tmp_path / "a file", os.O_CREAT | os.O_RDWR)
+    os.dup2(file, write)
+    distant.ring()
+    assert os.fstat(file).st_size == 0
+    os.close(file)
+    bell.close()
+    me.close()
+
+
+def test_a_process_that_ended_is_not_taken_for_another() -> None:
+    process = FORK.Process(target=signal.pause)
+    process.start()
+    assert process.pid is not None
+    other, ended = Distant(process.pid), watch(process.pid)
+    assert 0 < started(os.getpid()) <= started(process.pid)
+    process.kill()
+    process.join()
+    assert wait_readable([ended], 10.0) == [ended]
+    with pytest.raises(OSError, match=r"."):
+        other.open(0, os.fstat(0).st_ino, os.O_RDONLY)
+    other.close()
+    os.close(ended)
+    process.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"worker_type": "thread"}, "needs worker_type='process', not 'thread'"),
+        ({"worker_type": "auto"}, "needs worker_type='process', not 'auto'"),
+        ({"num_workers": "auto"}, "not num_workers='auto'"),
+        ({"max_background_workers": 2}, "max_background_workers=2 has no meaning"),
+    ],
+)
+def test_what_cannot_be_shared_is_said(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        DataLoader(Files(NAMES), share_workers=True, **{"num_workers": 2, **arguments})
+
+
+def test_the_environment_means_those_loaders_that_can_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HATCHWAY_SHARE_WORKERS", "1")
+
+    def wants(**arguments: Any) -> bool:
+        return DataLoader(Files(NAMES), **{"num_workers": 2, **arguments}).wants_shared_workers
+
+    assert wants()
+    assert not wants(share_workers=False)
+    assert not wants(num_workers=0)
+    assert not wants(num_workers="auto")
+    assert not wants(worker_type="thread")
+    assert not wants(max_background_workers=1)
+    monkeypatch.setenv("HATCHWAY_SHARE_WORKERS", "0")
+    assert not wants()
+    with pytest.raises(TypeError, match="share_workers must be a bool or None"):
+        wants(share_workers="yes")
+
+
+def test_where_the_system_cannot_it_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delattr(os, "pidfd_open")
+    loader = DataLoader(Files(NAMES[:8]), 4, num_workers=1, share_workers=True, timeout=40)
+    with pytest.warns(UserWarning, match="share_workers has no effect here") as caught:
+        assert len(list(loader)) == len(list(loader)) == 2
+    assert len(caught) == 1
