@@ -6,9 +6,11 @@ import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
+from hatchway.loader import starving
 from hatchway.loader.board import Head
 from hatchway.loader.card import Address, Guest
 from hatchway.loader.guests import NoGuests
@@ -81,7 +83,8 @@ class SimulatedSharedWorker(SharedWorker):
         return not (self._home.is_dead or self._own.is_over)
 
     def _sleep(self) -> bool:
-        has_timer = any(seat.look_again_s is not None for seat in self._seats)
+        naps = [seat.look_again_s for seat in self._seats]
+        has_timer = self._refuses or any(nap is not None for nap in naps)
         self._actor.pause("dozing" if has_timer else "asleep")
         for bell in self._actor.bells:
             bell.silence()
@@ -118,6 +121,9 @@ class SharedEpochs(Epochs):
         self.num_helped = 0
         super().__init__(setting)
         self.crew.make_worker = self._make_worker
+        # Simulated samples take no time, and are worth a visit.
+        self._patch = mock.patch.object(starving, "LEAST_SAMPLE_S", 0.0)
+        self._patch.start()
         pool: Any = self.crew.pool
         pool.guests = SimulatedGuests(self)
         ids = range(self.first_guest, self.first_guest + num_guests)
@@ -130,6 +136,10 @@ class SharedEpochs(Epochs):
     @property
     def is_done(self) -> bool:
         return self.finished or self.is_gone
+
+    def close(self) -> None:
+        self._patch.stop()
+        super().close()
 
     def number_of(self, actor: Actor) -> int:
         """A number that stands for an actor, as a process id does."""

@@ -89,7 +89,7 @@ class Story:
 
     def close(self) -> None:
         for rank in reversed(self.ranks):
-            rank.crew.close()
+            rank.close()
 
 
 settings_of_ranks = st.builds(

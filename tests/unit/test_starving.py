@@ -10,27 +10,35 @@ from hypothesis import strategies as st
 from hatchway.loader.board import Board, BoardShape, Head, Outgoing, Running, Status, Waiting
 from hatchway.loader.starving import Need, nearest_to_starving, need_of
 
-needs = st.builds(Need, st.booleans(), st.booleans(), st.booleans(), st.integers(0, 5))
+needs = st.builds(
+    Need, st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.integers(0, 5)
+)
 
 
 def need(*, waits: bool = False, lead: int = 0, done: bool = False, early: bool = False) -> Need:
-    return Need(is_done=done, is_early=early, has_batch=not waits, lead_batches=lead)
+    return Need(
+        is_refused=False, is_done=done, is_early=early, has_batch=not waits, lead_batches=lead
+    )
 
 
 def first(*several: Need, at: int = -1) -> int:
     return nearest_to_starving(several, at)[0]
 
 
-def test_a_loop_that_sleeps_for_a_batch_comes_before_one_that_does_not() -> None:
-    assert first(need(lead=0), need(waits=True, lead=3)) == 1
+def test_among_other_ranks_the_least_lead_comes_first() -> None:
+    assert first(need(lead=9), need(lead=3), need(lead=1), need(lead=2)) == 2
 
 
-def test_among_loops_that_do_not_wait_the_least_lead_comes_first() -> None:
-    assert first(need(lead=3), need(lead=1), need(lead=2)) == 1
+def test_a_loop_that_sleeps_for_a_batch_counts_as_one_batch_worse_off() -> None:
+    assert first(need(lead=9), need(lead=2), need(waits=True, lead=2)) == 2
+    assert first(need(lead=9), need(lead=2), need(waits=True, lead=3), at=1) == 1
+    assert first(need(lead=9), need(lead=1), need(waits=True, lead=3)) == 1
 
 
-def test_among_other_ranks_that_wait_the_least_lead_comes_first() -> None:
-    assert first(need(lead=0), need(waits=True, lead=2), need(waits=True, lead=1)) == 2
+def test_the_own_rank_keeps_its_workers_until_it_is_better_off() -> None:
+    waits = need(waits=True)
+    assert [first(need(lead=lead), waits) for lead in (0, 1, 2, 3)] == [0, 0, 1, 1]
+    assert [first(need(lead=lead), need(lead=1)) for lead in (0, 2, 3, 4)] == [0, 0, 0, 1]
 
 
 def test_the_own_rank_comes_first_where_it_waits_whatever_the_others_need() -> None:
@@ -46,7 +54,7 @@ def test_the_next_epoch_comes_after_what_is_left_of_this_one() -> None:
 
 
 def test_where_two_need_it_alike_a_worker_stays_or_goes_home() -> None:
-    alike = [need(lead=1)] * 3
+    alike = [need(lead=3), need(lead=1), need(lead=1)]
     assert first(*alike, at=2) == 2
     assert first(*alike) == 0
 
@@ -65,7 +73,7 @@ def board(**head: int) -> Board:
 
 
 def asked(one: Board, **how: Any) -> Need:
-    return need_of(one, 2, **{"as_guest": False, **how})
+    return need_of(one, 2, 100.0, **{"as_guest": False, **how})
 
 
 def test_the_lead_is_what_is_made_or_in_the_making_and_not_delivered() -> None:
@@ -90,8 +98,8 @@ def test_who_waits_and_whether_there_is_work_is_seen() -> None:
 def test_a_guest_does_not_go_where_somebody_waits_for_memory() -> None:
     one = board(PUBLISHED=4)
     one.running.cells[0] = Running.WAITING_FOR_MEMORY
-    assert not asked(one).is_done
-    assert asked(one, as_guest=True).is_done
+    assert not asked(one).is_refused
+    assert asked(one, as_guest=True).is_refused
 
 
 def test_samples_of_the_next_epoch_are_told_apart() -> None:
@@ -99,3 +107,15 @@ def test_samples_of_the_next_epoch_are_told_apart() -> None:
     assert asked(one).is_early
     one.head[Head.NUM_RETRY] = 1  # of this one
     assert not asked(one).is_early
+
+
+def test_a_guest_does_not_come_for_samples_of_microseconds_unless_one_holds_a_worker_up() -> None:
+    one = board(CURSOR=4, PUBLISHED=8)
+    assert not asked(one, as_guest=True).is_refused  # nothing is known yet
+    one.seconds.array[:4] = 1e-5
+    assert asked(one, as_guest=True).is_refused
+    assert not asked(one).is_refused
+    one.running.cells[0], one.started.cells[0] = Running.SAMPLE, 99.9
+    assert not asked(one, as_guest=True).is_refused
+    one.running.cells[0], one.seconds.cells[3] = Running.NOTHING, 1e-3
+    assert not asked(one, as_guest=True).is_refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,8 @@ class Seat(Worker):
     def need(self) -> Need:
         """How much the board needs another worker."""
         batch_size = self._commons.config.rules.batch_size
-        need = need_of(self._board, batch_size, as_guest=self.is_guest)
+        now_s = time.monotonic()
+        need = need_of(self._board, batch_size, now_s, as_guest=self.is_guest)
         is_expected = not self.is_guest and self._board.parked.cells[self._id] == Parked.NO
         if is_expected and not need.has_batch:
             return need._replace(is_done=False)  # who waits for memory gives up only after it

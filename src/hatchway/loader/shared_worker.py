@@ -20,6 +20,8 @@ from hatchway.loader.worker import prepare
 
 # A worker that is never out of work looks this often whether a training process is gone.
 _LOOK_S = 0.25
+# Nobody rings a worker that refuses what there is to do: it looks whether that has changed.
+_LOOK_AGAIN_S = 0.05
 
 
 def main(task: WorkerTask, card: Card) -> None:
@@ -79,6 +81,7 @@ class SharedWorker:
         self._visited: dict[Address, Visited] = {}
         self._seats: list[Seat] = [own]
         self._at: Seat | None = None  # where something may be to be handed in
+        self._refuses = False
         self._version = 0
         self._looked_s = time.monotonic()
 
@@ -108,23 +111,27 @@ class SharedWorker:
 
     def _find_work(self) -> tuple[Seat, Claim | int] | None:
         """Take work from the board that needs it most; None if none has any."""
-        seats, order = self._seats, [0]
+        seats = list(self._seats)
         at = -1 if self._at is None else seats.index(self._at)
-        if len(seats) > 1:
-            order = nearest_to_starving([seat.need() for seat in seats], at)
+        needs = [seat.need() for seat in seats] if len(seats) > 1 else []
+        order = nearest_to_starving(needs, at) if needs else [0]
         if at >= 0 and order[0] != at:
             seats[at].put_down()
-        self._at = None
-        for seat in [seats[number] for number in order]:
-            work = seat.visit()
+        self._at, self._refuses = None, False
+        for number in order:
+            if needs and needs[number].is_refused:
+                seats[number].go_elsewhere()
+                self._refuses = True
+                continue
+            work = seats[number].visit()
             if work == -1:
-                self._stop_at(seat)
+                self._stop_at(seats[number])
             elif work is not None:
-                self._at = seat
+                self._at = seats[number]
                 for other in self._seats:
-                    if other is not seat:
+                    if other is not self._at:
                         other.go_elsewhere()
-                return seat, work
+                return self._at, work
         return None
 
     def _stop_at(self, seat: Seat) -> None:
@@ -190,8 +197,9 @@ class SharedWorker:
         """Sleep until a bell rings; False when the own training process is gone."""
         bells = {seat.fileno(): seat for seat in self._seats}
         naps = [seat.look_again_s for seat in self._seats]
-        timeout_s = min((nap for nap in naps if nap is not None), default=5.0)
-        readable = wait_readable([*bells, *self._ends()], min(timeout_s, 5.0))
+        naps.append(_LOOK_AGAIN_S if self._refuses else 5.0)
+        timeout_s = min(nap for nap in naps if nap is not None)
+        readable = wait_readable([*bells, *self._ends()], timeout_s)
         for descriptor in readable:
             if descriptor in bells:
                 bells[descriptor].silence()
