@@ -59,8 +59,8 @@ class Report:
         if setting.num_devices > 1:
             lines.append(
                 f"{setting.num_devices} devices train in step, each with its own rank: samples are "
-                "dealt as DistributedSampler does, and the workers divided, since loaders do not "
-                "share them yet."
+                "dealt as DistributedSampler does, and the workers divided: that loaders can "
+                "share them is not simulated."
             )
         lines.append(
             "Limit: the work evenly split on the workers asked for, or the devices' steps. Extra "
