@@ -79,9 +79,14 @@ def _epoch_s(num_ranks: int, shares: bool) -> float:
     dataset = Uneven(num_ranks)
     sampler: Any = DistributedSampler(dataset, shuffle=False)
     loader: Any = DataLoader(
-        dataset, BATCH_SIZE, sampler=sampler, num_workers=NUM_WORKERS, order="strict",
+        dataset,
+        BATCH_SIZE,
+        sampler=sampler,
+        num_workers=NUM_WORKERS,
+        order="strict",
         share_workers=shares,
-    )  # fmt: skip
+        multiprocessing_context="fork",  # whatever started the ranks
+    )
     dist.barrier()
     begun, came = time.perf_counter(), []
     for batch in loader:
