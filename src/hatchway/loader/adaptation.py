@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from hatchway.loader.board import Board, Head, Status
+from hatchway.loader.board import Alive, Board, Head, Status
 from hatchway.loader.foresight import Foresight
 from hatchway.loader.plan import Plan
 from hatchway.loader.worker_count import Observation, WorkerCount
@@ -48,9 +48,6 @@ class Crew(Protocol):
 
     def start_one(self) -> bool:
         """Start another one; whether that was possible."""
-
-    def num_starting(self) -> int:
-        """How many are not ready for their first sample yet."""
 
     def let_go(self, count: int) -> None:
         """Ask so many to leave once they have handed over what they are at."""
@@ -125,7 +122,7 @@ class Adaptation:
             self._start_period(now_s, starved_s)
         if now_s < self.next_s:
             return
-        if self._crew.num_starting():
+        if Alive.STARTING in bytes(self._board.alive.cells):
             # Spawned ones take seconds, and compute: until then nothing can be judged.
             self._start_period(now_s, starved_s)
             return

@@ -265,9 +265,7 @@ class ParallelIterator(_BaseDataLoaderIter):
     def _note(self, delivered: Delivered) -> None:
         """Learn from the times and the order of a batch's samples."""
         positions, board = delivered.positions, self._board
-        if self._adaptation is not None:
-            self._adaptation.delivered(float(board.run_at(board.seconds, positions).sum()))
-        learn(
+        seconds = learn(
             board,
             positions,
             self._times,
@@ -275,6 +273,8 @@ class ParallelIterator(_BaseDataLoaderIter):
             time.monotonic(),
             has_plain_indices=self._plan.has_plain_indices,
         )
+        if self._adaptation is not None:
+            self._adaptation.delivered(float(seconds.sum()))
         if self._order == "ready":
             ranks = positions - board.head[Head.EPOCH_START]
             first_rank = self._pass.progress.num_delivered - len(positions)

@@ -18,7 +18,7 @@ def learn(
     now_s: float,
     *,
     has_plain_indices: bool,
-) -> None:
+) -> NDArray[np.float32]:
     """Learn from the samples of a batch that the training loop took just now.
 
     Args:
@@ -28,13 +28,17 @@ def learn(
         foresight: What samples cost, and how fast the loop takes them.
         now_s: The monotonic time, in seconds.
         has_plain_indices: Whether the board holds their dataset indices.
+
+    Returns:
+        Seconds that each of them took.
     """
-    seconds = board.run_at(board.seconds, positions)
+    seconds: NDArray[np.float32] = board.run_at(board.seconds, positions)
     times.observe(seconds)
     tell_cut(board, times)
     foresight.delivered(len(positions), now_s)
     if has_plain_indices and foresight.model.wants(seconds):
         foresight.model.observe(board.run_at(board.key, positions), seconds)
+    return seconds
 
 
 def tell_cut(board: Board, times: SampleTimes) -> None:

@@ -78,10 +78,6 @@ class Pool(ABC):
         self._commons.board.alive.cells[worker_id] = Alive.LEAVING
         self._commons.worker_bells[worker_id].ring()
 
-    def num_starting(self) -> int:
-        """How many workers are not ready for their first sample yet."""
-        return bytes(self.board.alive.cells).count(bytes((Alive.STARTING,)))
-
     def leaving(self) -> list[int]:
         """The ids of those that were asked to end, until they are forgotten."""
         alive = self._commons.board.alive.cells

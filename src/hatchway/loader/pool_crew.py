@@ -53,10 +53,6 @@ class PoolCrew:
             return False
         return True
 
-    def num_starting(self) -> int:
-        """How many are not ready for their first sample yet."""
-        return self._pool.num_starting()
-
     def let_go(self, count: int) -> None:
         """Have those leave that sleep, and then those with the highest ids."""
         leaving = set(self._pool.leaving())

@@ -173,9 +173,7 @@ class HatchwayLoader:
     def _hand_over(self, taken: Delivered) -> None:
         late_s = self._help() if self._asked_s - self._helped_s > LOOK_S else 0.0
         board, positions = self._board, taken.positions
-        if self._adaptation is not None:
-            self._adaptation.delivered(float(board.run_at(board.seconds, positions).sum()))
-        learn(
+        seconds = learn(
             board,
             positions,
             self._sample_times,
@@ -183,6 +181,8 @@ class HatchwayLoader:
             self._timeline.now_s,
             has_plain_indices=True,
         )
+        if self._adaptation is not None:
+            self._adaptation.delivered(float(seconds.sum()))
         self._commons.heap.release(taken.block)
         give, self._give = self._give, None
         assert give is not None
@@ -221,10 +221,6 @@ class HatchwayLoader:
         self._start(self._free_id(), self._costs.fork_s)
         return True
 
-    def num_starting(self) -> int:
-        """How many are not ready for their first sample yet."""
-        return bytes(self._board.alive.cells).count(bytes((Alive.STARTING,)))
-
     def let_go(self, count: int) -> None:
         """Ask the workers with the highest ids to leave."""
         alive = self._board.alive.cells
@@ -254,7 +250,7 @@ class HatchwayLoader:
     def _gone(self, worker_id: int) -> None:
         del self._workers[worker_id]
         self._board.alive.cells[worker_id] = Alive.GONE
-        self._board.head[Head.NUM_PROCESSES] = len(self._workers)
+        self._commons.count_workers()
 
     def _num_computing(self) -> int:
         if self._cores.num_cores is None:
@@ -274,7 +270,7 @@ class HatchwayLoader:
         )
         self._workers[worker_id] = worker
         self._board.alive.cells[worker_id] = Alive.STARTING
-        self._board.head[Head.NUM_PROCESSES] = len(self._workers)
+        self._commons.count_workers()
         self._timeline.after(seconds + self._costs.boot_s, worker.start)
 
 
