@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -137,6 +139,13 @@ def test_a_script_ends_in_silence(name: str, tmp_path: Path) -> None:
     with running(ENDINGS[name], tmp_path) as script:
         code, out, errors = script.end()
     assert (code, out, errors) == (0, "done\n", "")
+
+
+def test_a_script_that_imports_nothing_else_ends_in_silence_with_a_live_iterator() -> None:
+    # Modules are taken down in another order where torch was not imported first.
+    body = "import hatchway\nit = iter(hatchway.DataLoader(range(9), num_workers=1))\nnext(it)"
+    ended = subprocess.run([sys.executable, "-c", body], capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("", "")
 
 
 def test_an_exception_in_the_loop_is_all_that_is_shown(tmp_path: Path) -> None:

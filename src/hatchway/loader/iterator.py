@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -389,8 +389,9 @@ class ParallelIterator(_BaseDataLoaderIter):
                 self._pool.close()
             self._box.keep(self, last)
 
-    def __del__(self) -> None:
-        # At interpreter exit the pool's own finalizer has stopped the workers.
+    def __del__(self, is_exit: Callable[[], bool] = sys.is_finalizing) -> None:
+        # At interpreter exit the pool's own finalizer has stopped the workers, and this
+        # module's globals may be gone.
         has_pool = getattr(self, "_pool", None) is not None
-        if has_pool and os.getpid() == self._pid and not sys.is_finalizing():
+        if has_pool and not is_exit() and os.getpid() == self._pid:
             self._shutdown_workers()
