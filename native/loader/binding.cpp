@@ -227,7 +227,7 @@ NB_MODULE(_native, m) {
     hatchway::bind_board(m);
     // A daemon thread may still hold an iterator when the interpreter ends: no news.
     nb::set_leak_warnings(false);
-    m.def("abi_version", [] { return 6; }, "Version of this module's interface.");
+    m.def("abi_version", [] { return 7; }, "Version of this module's interface.");
 
     m.def("copy", &copy, nb::arg("target"), nb::arg("source"),
           "Copy source to the beginning of target, past the caches.");

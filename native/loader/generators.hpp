@@ -29,7 +29,7 @@ constexpr std::uint64_t sample_key(std::uint64_t base_seed, std::uint64_t epoch,
                                    std::uint64_t position) {
     std::uint64_t key = mix(base_seed + kGolden);
     key = mix(key ^ mix(epoch + 2 * kGolden));
-    return mix(key ^ mix(position + 3 * kGolden));
+    return mix(key ^ mix(position + 3 * kGolden)) >> 1;
 }
 
 // One hash a word, keyed by both halves of ``key`` (the multipliers are those of

@@ -100,7 +100,7 @@ def test_a_sample_whose_worker_died_once_is_run_again(order: str, die: Callable[
         (killed, "SIGKILL", -signal.SIGKILL),
         (segfault, "SIGSEGV", -signal.SIGSEGV),
         (abort, "SIGABRT", -signal.SIGABRT),
-        (leave, "status 3", 3),
+        (leave, "exit code 3", 3),
     ],
 )
 def test_a_second_death_names_the_sample_and_the_signal(

@@ -67,6 +67,50 @@ def test_a_failure_stands_where_its_batch_would_have_stood(error: BaseException)
         ]
 
 
+class FailsOften(Dataset[Any]):
+    """Raises at some samples."""
+
+    def __init__(self, failing: set[int]) -> None:
+        self.failing = failing
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        if number in self.failing:
+            raise ValueError(number)
+        return torch.tensor(number)
+
+
+def test_samples_that_fail_in_one_batch_are_one_error_and_cost_nobody_else() -> None:
+    loader = DataLoader(FailsOften({5, 6}), batch_size=4, num_workers=1, order="ready")
+    found, errors = [], []
+    iterator = iter(loader)
+    while True:
+        try:
+            found += next(iterator).tolist()
+        except StopIteration:
+            break
+        except ValueError as error:
+            errors.append(error)
+    assert found == [0, 1, 2, 3, 4, 7, 8, 9, 10, 11]
+    (error,) = errors
+    where = error.__cause__
+    assert isinstance(where, SampleError)
+    assert (error.args, where.position, where.other_positions) == ((5,), 5, (6,))
+    assert "(positions [6] of the same batch failed, too)" in str(where)
+
+
+@pytest.mark.parametrize("order", ["strict", "ready"])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_where_every_sample_fails_there_are_as_many_errors_as_batches(
+    order: str, num_workers: int
+) -> None:
+    data = FailsOften(set(range(12)))
+    loader = DataLoader(data, batch_size=5, num_workers=num_workers, order=order)
+    assert [kind for kind, *_ in outcomes(loader)] == [ValueError] * 3
+
+
 def test_a_failure_says_which_sample_where_and_how() -> None:
     loader = DataLoader(
         Fails(ValueError("broken file")), 4, sampler=[9, 5, 1, 2], num_workers=1, order="strict"

@@ -114,12 +114,17 @@ def test_a_stop_iteration_becomes_a_runtime_error() -> None:
 
 
 def test_a_death_names_the_sample_the_signal_and_what_to_do() -> None:
-    failure = death_of(-9, doing="loading the sample", position=4, index="s7", worker_id=2)
+    failure = death_of(-9, doing="loading the sample", position=4, index="s7", worker_id=2, pid=77)
     found = raised_by(failure)
     assert isinstance(found, WorkerDiedError)
     assert found.exit_code == -signal.SIGKILL
     assert (found.position, found.index, found.worker_id) == (4, "s7", 2)
-    for said in ("'s7'", "position 4", "worker 2", "SIGKILL", "use fewer workers"):
+    for said in (
+        "'s7'",
+        "position 4",
+        "(pid 77) is killed by signal: SIGKILL",
+        "use fewer workers",
+    ):
         assert said in str(found)
 
 
@@ -127,10 +132,10 @@ def test_a_death_names_the_sample_the_signal_and_what_to_do() -> None:
     ("exit_code", "said"),
     [
         (None, "vanished"),
-        (0, "exited with status 0"),
-        (3, "exited with status 3"),
-        (-11, "was killed by SIGSEGV"),
-        (-250, "was killed by signal 250"),
+        (0, "exited unexpectedly with exit code 0"),
+        (3, "exited unexpectedly with exit code 3"),
+        (-11, "is killed by signal: SIGSEGV"),
+        (-250, "is killed by signal: 250"),
     ],
 )
 def test_an_exit_code_is_put_in_words(exit_code: int | None, said: str) -> None:

@@ -22,6 +22,10 @@ LEAST_CUT_S = 0.002
 FIRST_CUT_S = 0.25
 _ENOUGH = 16
 SLOW_QUANTILE = 0.75
+# Where slower samples than the cut are rare, they are the scheduler's doing or not worth a
+# displacement: unless they take this long, the order is kept.
+RARE_QUANTILE = 0.97
+RARE_PATIENCE_S = 0.05
 
 
 class ChunkSize:
@@ -88,7 +92,7 @@ class SampleTimes:
         self._ring = np.zeros(window, np.float32)
         self._num_seen = 0
         self._next_look = _ENOUGH
-        self._usual_s = 0.0
+        self._patience_s = 0.0
         self._cut_s = FIRST_CUT_S if is_quantile else cut
 
     def observe(self, seconds: NDArray[np.float32]) -> None:
@@ -105,12 +109,15 @@ class SampleTimes:
             # spends on a batch of cheap samples: once all of the recent ones are new is enough.
             self._next_look = self._num_seen + min(self._num_seen, window)
             quantile = self._cut if self._is_quantile else SLOW_QUANTILE
-            at_cut, median = self.quantiles(quantile, 0.5)
+            # One or two of few samples are rare, too.
+            rare_quantile = min(RARE_QUANTILE, 1 - 2 / self._num_seen)
+            at_cut, median, rare = self.quantiles(quantile, 0.5, rare_quantile)
             # In an even workload a quarter of the samples lies above the 75th
             # percentile by microseconds: twice the median is slow for sure.
-            self._usual_s = max(at_cut, 2 * median, LEAST_CUT_S)
+            usual_s = max(at_cut, 2 * median, LEAST_CUT_S)
+            self._patience_s = max(usual_s, RARE_PATIENCE_S) if rare <= usual_s else usual_s
             if self._is_quantile:
-                self._cut_s = self._usual_s
+                self._cut_s = usual_s
 
     def cut_s(self) -> float:
         """Seconds after which a running sample is slow."""
@@ -118,7 +125,7 @@ class SampleTimes:
 
     def patience_s(self) -> float:
         """Seconds that a running sample is worth waiting for; 0 while too few are known."""
-        return min(self._cut_s, self._usual_s)
+        return self._patience_s if self._is_quantile else min(self._cut_s, self._patience_s)
 
     def quantiles(self, *probabilities: float) -> tuple[float, ...]:
         """Quantiles of the recent times, in seconds; zeros before the first sample."""

@@ -236,7 +236,7 @@ class Delivery:
                 scripted = next_scripted(board)
                 if scripted is not None:
                     failed = scripted[board.run_at(board.status, scripted) == Status.FAILED]
-                    self._emit(failed[:1] if len(failed) else scripted, is_failure=len(failed) > 0)
+                    self._emit(failed if len(failed) else scripted, is_failure=len(failed) > 0)
                     continue
                 if head[Head.SCRIPT_TURN] < head[Head.SCRIPT_END]:
                     return False
@@ -254,21 +254,23 @@ class Delivery:
             if whole is not None and (count < rules.batch_size or whole[0] < over[0] + begin):
                 if self._is_held(status, len(whole)):
                     return False
+                if now_s is not None and waits_for_fast(board, status, begin, whole[0], now_s):
+                    return True
                 self._emit(whole, is_failure=False)
                 continue
             if not count:
                 return False
             if count < rules.batch_size:
                 pending = (status == Status.PLANNED) | (status == Status.CLAIMED)
-                # After failures, which leave alone, a full ring may hold less.
+                # After failures, which leave by themselves, a full ring may hold less.
                 is_last = head[Head.EXHAUSTED] or not board.has_room(rules.batch_size)
                 if pending.any() or is_next or not is_last:
                     return False
             chosen = over[: rules.batch_size] + begin
             failed = chosen[board.status.array[chosen & board.mask] == Status.FAILED]
             if len(failed):
-                # A failed sample leaves alone, in its turn: the others are not lost.
-                chosen = failed[:1]
+                # What failed leaves in its turn, as one error: the others are not lost.
+                chosen = failed
             elif len(chosen) < rules.batch_size and rules.drop_last and head[Head.EXHAUSTED]:
                 self._retirement.consume(chosen)
                 return False
@@ -346,7 +348,7 @@ class Delivery:
             board.out_status.cells[out] = Outgoing.COMPOSED
 
     def _as_is(self, out: int, position: int) -> None:
-        """The block of one sample is what leaves: a collated batch or a failure."""
+        """The block of one sample is what leaves: a collated batch, or the first failure."""
         board = self._board
         slot = position & board.mask
         board.out_kind.cells[out] = board.kind.cells[slot]

@@ -31,6 +31,8 @@ class SampleError(_PortableError):
         index: The dataset's index of the sample, or None.
         worker_id: The worker that ran it.
         worker_traceback: The traceback in the worker, as text.
+        other_positions: Samples of the same batch that failed as well, and whose errors
+            are not raised.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class SampleError(_PortableError):
         index: object = None,
         worker_id: int | None = None,
         worker_traceback: str = "",
+        other_positions: tuple[int, ...] = (),
     ) -> None:
         super().__init__(message)
         self.position = position
         self.index = index
         self.worker_id = worker_id
         self.worker_traceback = worker_traceback
+        self.other_positions = other_positions
 
 
 class UnpicklableError(SampleError, RuntimeError):

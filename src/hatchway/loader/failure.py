@@ -28,6 +28,7 @@ class Failure:
     text: str
     pickled: bytes | None
     exit_code: int | None = None
+    other_positions: tuple[int, ...] = ()
 
     def reraise(self) -> NoReturn:
         """Raise the exception in the training process.
@@ -48,6 +49,7 @@ class Failure:
             "index": self.index,
             "worker_id": self.worker_id,
             "worker_traceback": self.text,
+            "other_positions": self.other_positions,
         }
         # One that was raised, by a loader inside the dataset, has been pickled.
         if self.pickled is None and self.type_name == WorkerDiedError.__name__:
@@ -137,16 +139,23 @@ def failure_of(
 
 
 def death_of(
-    exit_code: int | None, *, doing: str, position: int | None, index: object, worker_id: int
+    exit_code: int | None,
+    *,
+    doing: str,
+    position: int | None,
+    index: object,
+    worker_id: int,
+    pid: int | None = None,
 ) -> Failure:
-    """Describe a worker that died twice at the same place."""
+    """Describe a worker that died twice at the same place, in words that torch's users know."""
+    who = "DataLoader worker" if pid is None else f"DataLoader worker (pid {pid})"
     return Failure(
         doing=doing,
         position=position,
         index=_portable(index),
         worker_id=worker_id,
         type_name=WorkerDiedError.__name__,
-        text=f"the worker process {describe_exit(exit_code)}, twice; " + _advice(exit_code),
+        text=f"{who} {describe_exit(exit_code)}, twice; {_advice(exit_code)}",
         pickled=None,
         exit_code=exit_code,
     )
@@ -157,12 +166,12 @@ def describe_exit(exit_code: int | None) -> str:
     if exit_code is None:
         return "vanished"
     if exit_code >= 0:
-        return f"exited with status {exit_code}"
+        return f"exited unexpectedly with exit code {exit_code}"
     try:
         name = signal.Signals(-exit_code).name
     except ValueError:
-        name = f"signal {-exit_code}"
-    return f"was killed by {name}"
+        name = f"{-exit_code}"
+    return f"is killed by signal: {name}"
 
 
 def shorten(index: object) -> str:
@@ -179,7 +188,10 @@ def _where(failure: Failure) -> str:
     if failure.position is not None:
         sample = f" of dataset index {shorten(failure.index)} (position {failure.position})"
     worker = "" if failure.worker_id is None else f" in worker {failure.worker_id}"
-    return f"{failure.doing}{sample}{worker}"
+    others = ""
+    if failure.other_positions:
+        others = f" (positions {list(failure.other_positions)} of the same batch failed, too)"
+    return f"{failure.doing}{sample}{worker}{others}"
 
 
 def _portable(index: object) -> object:

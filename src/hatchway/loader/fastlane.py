@@ -11,8 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hatchway.loader.board import Board, Status
+from hatchway.loader.cost import RARE_PATIENCE_S
 
 _ENOUGH = 4
+# Of samples that take less than this, none in the first batch is displaced because another
+# worker was started a little later.
+_CHEAP_S = 0.0005
 
 
 def waits_for_fast(board: Board, status: NDArray[Any], begin: int, end: int, now_s: float) -> bool:
@@ -37,9 +41,9 @@ def waits_for_fast(board: Board, status: NDArray[Any], begin: int, end: int, now
     if not patience_s:
         # The first batch: no times are known but those of the samples at hand.
         finished = np.flatnonzero(status == Status.DONE)
-        if len(finished) < _ENOUGH:
-            return False
-        patience_s = 2 * float(np.median(board.run_at(board.seconds, finished + begin)))
+        median_s = float(np.median(board.run_at(board.seconds, finished + begin)))
+        is_cheap = len(finished) < _ENOUGH or median_s < _CHEAP_S
+        patience_s = RARE_PATIENCE_S if is_cheap else 2 * median_s
     age_s = now_s - board.started.array[board.run_at(board.worker, claimed + begin)]
     cost_s = board.run_at(board.cost, claimed + begin).astype(np.float64)
     is_slow = board.run_at(board.lead, claimed + begin) > 0

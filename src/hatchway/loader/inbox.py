@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,10 @@ class Inbox:
             # The failure holds no view of the block.
             failure: Failure = payload.load(commons.view(block, delivered.nbytes))
             commons.heap.release(block)
-            return failure
+            if failure.position is None or commons.config.rules.fixed:
+                return failure
+            others = delivered.positions[1:] - commons.board.head[Head.EPOCH_START]
+            return replace(failure, other_positions=tuple(others.tolist()))
         memory = self._memory(block, self._size(delivered.kind, delivered.nbytes, count))
         return self._read(delivered.kind, memory, count)
 

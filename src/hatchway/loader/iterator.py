@@ -374,6 +374,10 @@ class ParallelIterator(_BaseDataLoaderIter):
             self._help()
 
     @property
+    def _workers(self) -> list[Any]:  # torch's name, which others look at
+        return self._pool.everyone
+
+    @property
     def is_open(self) -> bool:
         """Whether there are workers of this process; not after an end that an exception forced."""
         return self._open and os.getpid() == self._pid
@@ -390,8 +394,7 @@ class ParallelIterator(_BaseDataLoaderIter):
             self._box.keep(self, last)
 
     def __del__(self, is_exit: Callable[[], bool] = sys.is_finalizing) -> None:
-        # At interpreter exit the pool's own finalizer has stopped the workers, and this
-        # module's globals may be gone.
+        # At exit the pool's own finalizer has stopped the workers; globals may be gone.
         has_pool = getattr(self, "_pool", None) is not None
         if has_pool and not is_exit() and os.getpid() == self._pid:
             self._shutdown_workers()

@@ -6,7 +6,7 @@ import importlib
 import os
 from typing import Any
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 
 
 def _load() -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import time
@@ -47,6 +46,7 @@ class Pool(ABC):
         self._task = task
         self._commons = task.commons
         self._workers: dict[int, Any] = {}
+        self._begun: dict[int, Any] = {}
         self.guests = NoGuests()
 
     @property
@@ -63,7 +63,7 @@ class Pool(ABC):
         alive = self.board.alive.cells
         alive[worker_id] = Alive.STARTING
         try:
-            self._workers[worker_id] = self._begin(worker_id)
+            self._workers[worker_id] = self._begun[worker_id] = self._begin(worker_id)
         except OSError:
             alive[worker_id] = Alive.GONE
             raise
@@ -102,7 +102,7 @@ class Pool(ABC):
 
     @abstractmethod
     def _bury(self, worker: Any) -> None:
-        """Let go of what stands for one that has ended."""
+        """Let go of what one that has ended had."""
 
     def wake(self, count: int) -> None:
         """Wake up to ``count`` sleeping workers. Holds the lock."""
@@ -129,6 +129,15 @@ class Pool(ABC):
     def size(self) -> int:
         """How many workers there are."""
         return len(self._workers)
+
+    @property
+    def everyone(self) -> list[Any]:
+        """The process or thread that was the latest of each id, also if it has ended."""
+        return [self._begun[worker_id] for worker_id in sorted(self._begun)]
+
+    def pid_of(self, worker_id: int) -> int | None:
+        """The process that this worker is; None if that is not one of ours alone."""
+        return getattr(self._workers.get(worker_id), "pid", None)
 
     @property
     def ids(self) -> list[int]:
@@ -188,8 +197,7 @@ class ProcessPool(Pool):
         ]
 
     def _bury(self, worker: Any) -> None:
-        with contextlib.suppress(ValueError):  # gone, but never reaped: SIGCHLD is ignored
-            worker.close()
+        worker.join(0)  # somebody may look at it yet
 
     @property
     def starts_fast(self) -> bool:
@@ -262,5 +270,4 @@ def _join(processes: dict[int, Any], timeout_s: float | None) -> None:
     for worker_id, process in list(processes.items()):
         process.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
         if process.exitcode is not None:
-            process.close()
-            del processes[worker_id]
+            del processes[worker_id]  # its descriptor goes with the last who looks at it

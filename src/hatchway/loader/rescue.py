@@ -97,7 +97,14 @@ class Rescue:
             elif outgoing is not None:
                 members = commons.delivery.members(outgoing).tolist()
             doing = collating(members, board.start_of(members[0]))
-        failure = death_of(exit_code, doing=doing, position=rank, index=key, worker_id=worker_id)
+        failure = death_of(
+            exit_code,
+            doing=doing,
+            position=rank,
+            index=key,
+            worker_id=worker_id,
+            pid=self._pool.pid_of(worker_id),
+        )
         content = payload.dump(failure)
         block = commons.heap.allocate(content.nbytes, commons.training_process, over_budget=True)
         if block < 0:

@@ -45,10 +45,10 @@ def _mix(value: int) -> int:
 
 
 def sample_key(base_seed: int, epoch: int, position: int) -> int:
-    """The 64-bit key of a sample; ``torch.initial_seed()`` returns it there."""
+    """The key of a sample, of 63 bits as torch's seeds; there ``torch.initial_seed()``."""
     key = _mix((base_seed + _GOLDEN) & _MASK)
     key = _mix(key ^ _mix((epoch + 2 * _GOLDEN) & _MASK))
-    return _mix(key ^ _mix((position + 3 * _GOLDEN) & _MASK))
+    return _mix(key ^ _mix((position + 3 * _GOLDEN) & _MASK)) >> 1
 
 
 def twister_words(key: int) -> np.ndarray[Any, np.dtype[np.uint32]]:

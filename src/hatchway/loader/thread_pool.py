@@ -59,6 +59,11 @@ class ThreadPool(Pool):
         worker.thread.join()
         worker.let_go()
 
+    @property
+    def everyone(self) -> list[threading.Thread]:
+        """The thread that was the latest of each id, also if it has ended."""
+        return [worker.thread for worker in super().everyone]
+
     def usages(self) -> dict[int, TaskUsage]:
         """What each thread takes of the cores, as far as the system says."""
         return usages_of(
