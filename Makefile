@@ -38,7 +38,13 @@ setup-system:  ## install what apt must provide (as root): a compiler, Python's 
 demo: setup  ## Hatchway beside stock torch, on this machine
 	@trap : INT; $(PY) -m hatchway.cli demo || [ $$? -eq 130 ]
 
-test: setup  ## every test that this machine can run
+# Lightning, Accelerate and others that the tests run in; the demo does without them.
+$(VENV)/.frameworks: $(VENV)/.installed constraints.txt
+	@echo "test: installing the frameworks that the loader is tested in"
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[frameworks]'
+	@touch $@
+
+test: setup $(VENV)/.frameworks  ## every test that this machine can run
 	@$(PY) -m pytest -q
 
 check: setup check-native docs  ## format, lint, types, stubs, layers, architecture, links
@@ -67,7 +73,6 @@ $(VENV)/.peers: $(VENV)/.installed constraints.txt
 	else echo "bench: the peers could not all be installed; going on"; fi
 
 bench: setup $(VENV)/.peers  ## measure Hatchway beside its peers; a table, and JSON in out/bench.json
-	@mkdir -p out
 	@$(PY) -m benchmarks --json out/bench.json
 
 docs: setup  ## every link and every `make` command in the documents is real

@@ -82,9 +82,20 @@ def add_runs(
     parser.add_argument("--seed", type=int, default=0, help="of orders and data (default: 0)")
 
 
+def writable(text: str) -> Path:
+    """Parse the name of a file that can be written, before the hours that fill it."""
+    path = Path(text)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {error}") from error
+    return path
+
+
 def add_output(parser: argparse.ArgumentParser, *, can_read: bool = True) -> None:
     """Add where the figures go, and whether they come from a file of an earlier run."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write raw runs and summary")
+    parser.add_argument("--json", type=writable, metavar="FILE", help="write raw runs and summary")
     if can_read:
         parser.add_argument(
             "--read", type=Path, metavar="FILE", help="show such a file, run nothing"

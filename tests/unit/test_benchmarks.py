@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.arguments import positive_ratios
+from benchmarks.arguments import positive_ratios, writable
 from benchmarks.counted import noise, spin
 from benchmarks.device import PacedDevice
 from benchmarks.displacement import Displacement, measure_displacement
@@ -279,3 +279,9 @@ def test_fixed_and_automatic_numbers_of_workers_run_side_by_side(tmp_path: Path)
     assert [run["loader"] for run in workload["runs"]] == ["torch", "auto", "auto-threads"]
     assert all(run["first"] > 0 and run["second"] > 0 for run in workload["runs"])
     assert workload["runs"][0]["workers"] == 8
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_runs(tmp_path: Path) -> None:
+    assert writable(str(tmp_path / "new" / "bench.json")).exists()
+    with pytest.raises(argparse.ArgumentTypeError, match="cannot be written"):
+        writable(str(tmp_path))

@@ -6,9 +6,11 @@ import copy
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal, TypeVar
 
-import torch.utils.data
+import torch
+from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import Dataset, IterableDataset, Sampler
 
+from hatchway.loader.accelerated import KeptLoaders
 from hatchway.loader.access import is_deferred, is_iterable
 from hatchway.loader.costmodel import CostModel
 from hatchway.loader.deferred import FinishingCollate
@@ -33,7 +35,7 @@ from hatchway.loader.worker_type import choose_worker_type
 T_co = TypeVar("T_co", covariant=True)
 
 
-class DataLoader(torch.utils.data.DataLoader[T_co]):
+class DataLoader(TorchLoader[T_co]):
     """A ``torch.utils.data.DataLoader`` in which a slow sample stalls nobody else.
 
     Samples, not batches, are what workers take. Every position of the sampler
@@ -119,6 +121,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 
     # Of the process, since it is the program that all ranks have in common.
     _places: ClassVar[Places] = Places()
+    _kept: ClassVar[KeptLoaders] = KeptLoaders()
 
     def __init__(
         self,
@@ -208,6 +211,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             in_order=in_order,
         )
         _ = self.wants_shared_workers  # or raise
+        self._kept.add(self)
+
+    def __getattr__(self, name: str) -> Any:
+        self._kept.is_asked(self, name)
+        return self.__getattribute__(name)  # raises what it raised
 
     @property
     def wants_shared_workers(self) -> bool:
@@ -301,7 +309,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             twin.collate_fn = FinishingCollate(self.collate_fn)
             if self.device is not None:
                 return on_device(twin)
-            return torch.utils.data.DataLoader._get_iterator(twin)
+            return TorchLoader._get_iterator(twin)
         is_stream = is_deferred(self.dataset)
         if self.num_workers == 0:
             return StreamedSerialIterator(self) if is_stream else SerialIterator(self)

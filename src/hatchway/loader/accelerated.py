@@ -1,0 +1,111 @@
+"""Staying in place under Hugging Face Accelerate.
+
+``accelerator.prepare(loader)`` reads the arguments of a loader and builds torch's own class
+from them, whatever the loader's class was. What it returns, and what ``skip_first_batches``
+makes of that, is an adapter around the loader that it built; a loader of ours is put into
+that adapter instead. Accelerate is not imported, but looked for among the loaded modules.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import sys
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+_MODULE = "accelerate.data_loader"
+# What an Accelerator asks a loader for first.
+_IS_PREPARED = "_is_accelerate_prepared"
+
+
+class KeptLoaders:
+    """The loaders of this process that Accelerate is to keep."""
+
+    def __init__(self) -> None:
+        self._loaders: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._is_watching = False
+
+    def add(self, loader: Any) -> None:
+        """Have ``loader`` kept, if Accelerate comes to prepare it."""
+        self._loaders.add(loader)
+        module = sys.modules.get(_MODULE)
+        if module is not None and not self._is_watching:
+            self._is_watching = True
+            self._watch(module)
+
+    def is_asked(self, loader: Any, name: str) -> None:
+        """``loader`` was asked for an attribute that it does not have.
+
+        Where Accelerate was imported after the loader was made, that is the first sign of it.
+        """
+        if name == _IS_PREPARED:
+            self.add(loader)
+
+    def _watch(self, module: Any) -> None:
+        adapter = getattr(module, "DataLoaderAdapter", None)
+        if adapter is None:
+            warnings.warn(
+                "this version of Accelerate has no DataLoaderAdapter for hatchway.DataLoader to "
+                "put itself into: accelerator.prepare() will give you torch's own loader",
+                stacklevel=2,
+            )
+        else:
+            adapter.__init__ = self._keeping(adapter.__init__)
+
+    def _keeping(self, construct: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(construct)
+        def construct_and_keep(adapter: Any, *args: Any, **kwargs: Any) -> None:
+            construct(adapter, *args, **kwargs)
+            built = adapter.base_dataloader
+            original = next(filter(lambda one: _is_of(built, one), list(self._loaders)), None)
+            if original is not None:
+                adapter.base_dataloader = _twin(original, built)
+                adapter.dl_state_dict = adapter.base_dataloader.state_dict()
+                self._loaders.add(adapter.base_dataloader)
+
+        return construct_and_keep
+
+
+def _is_of(built: Any, original: Any) -> bool:
+    """Whether ``built`` was built from the arguments of ``original``."""
+    same = ("collate_fn", "worker_init_fn", "num_workers", "timeout", "in_order")
+    if any(getattr(built, name) != getattr(original, name) for name in same):
+        return False
+    if not any(one is original.dataset for one in _wrapped(built.dataset)):
+        return False
+    return not _has_batches_of_indices(original) or any(
+        one is original.batch_sampler for one in _wrapped(built.batch_sampler)
+    )
+
+
+def _twin(original: Any, built: Any) -> Any:
+    """``original``, over what Accelerate had ``built`` read; what it knows is shared."""
+    twin = copy.copy(original)
+    names = ["dataset", "batch_sampler", "generator"]
+    if not (_has_batches_of_indices(original) and _keeps_batches(built.batch_sampler)):
+        names += ["sampler", "batch_size", "drop_last"]
+    vars(twin).update({name: getattr(built, name) for name in names}, _iterator=None)
+    return twin
+
+
+def _has_batches_of_indices(loader: Any) -> bool:
+    return loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset)
+
+
+def _keeps_batches(batch_sampler: Any) -> bool:
+    """Whether each batch is one that the innermost batch sampler yields."""
+    return not any(getattr(one, "split_batches", False) for one in _wrapped(batch_sampler))
+
+
+def _wrapped(outer: Any) -> Iterator[Any]:
+    """``outer``, and what the samplers or datasets of Accelerate's in it are wrapped around."""
+    while outer is not None:
+        yield outer
+        if type(outer).__module__ != _MODULE:
+            return
+        outer = getattr(outer, "batch_sampler", None) or getattr(outer, "dataset", None)

@@ -1,0 +1,148 @@
+"""Accelerate's adapters hold our loader, whatever they are asked to make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import Dataset, IterableDataset, RandomSampler
+
+import hatchway
+
+accelerate = pytest.importorskip("accelerate", reason="`make test` installs accelerate")
+
+pytestmark = pytest.mark.real
+
+
+class Numbers(Dataset[torch.Tensor]):
+    """Some numbers."""
+
+    def __init__(self, size: int = 30) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        return torch.as_tensor(index)
+
+
+class Stream(IterableDataset[torch.Tensor]):
+    """The same numbers, one after the other."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(torch.arange(30))
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Any]:
+    yield accelerate.Accelerator(cpu=True)
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    accelerate.state.GradientState._reset_state()
+
+
+def numbers(loader: Any) -> list[int]:
+    return [number for batch in loader for number in batch.flatten().tolist()]
+
+
+def test_a_prepared_loader_is_ours_with_its_arguments(accelerator: Any) -> None:
+    loader = hatchway.DataLoader(
+        Numbers(), batch_size=4, shuffle=True, num_workers=2, slow_after_s=2.5, max_displacement=9
+    )
+    prepared = accelerator.prepare(loader)
+    inner = prepared.base_dataloader
+    assert type(inner) is hatchway.DataLoader
+    assert isinstance(prepared, hatchway.DataLoader)
+    assert (inner.slow_after_s, inner.max_displacement, inner.batch_size) == (2.5, 9, 4)
+    assert (len(prepared), prepared.total_batch_size) == (8, 4)
+    assert sorted(numbers(prepared)) == list(range(30))
+    done = prepared.statistics()
+    assert (done.order, done.num_samples) == ("ready", 30)
+    assert loader.statistics() == done  # the loader that was prepared still tells
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"shuffle": False},
+        {"sampler": list(range(29, -1, -1))},
+        {"batch_sampler": [[3, 1], [2], [0, 4, 5]]},
+        {"drop_last": True},
+        {"num_workers": 0},
+    ],
+    ids=lambda arguments: ",".join(arguments),
+)
+def test_it_gives_what_stock_torch_gives_there(accelerator: Any, arguments: dict[str, Any]) -> None:
+    if "batch_sampler" not in arguments:
+        arguments = {"batch_size": 4, **arguments}
+    arguments = {"num_workers": 1, **arguments}
+    ours = accelerator.prepare(hatchway.DataLoader(Numbers(), **arguments))
+    stock = accelerator.prepare(torch.utils.data.DataLoader(Numbers(), **arguments))
+    assert type(ours.base_dataloader) is hatchway.DataLoader
+    assert type(stock.base_dataloader) is torch.utils.data.DataLoader
+    assert len(ours) == len(stock)
+    for mine, theirs in zip(ours, stock, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_it_stays_when_batches_are_skipped(accelerator: Any) -> None:
+    prepared = accelerator.prepare(hatchway.DataLoader(Numbers(), batch_size=4, num_workers=1))
+    rest = accelerate.skip_first_batches(prepared, 5)
+    assert type(rest.base_dataloader) is hatchway.DataLoader
+    assert numbers(rest) == list(range(20, 30))
+    assert numbers(prepared) == list(range(30))
+
+
+def test_it_stays_where_one_process_reads_for_all(accelerator: Any) -> None:
+    configuration = accelerate.DataLoaderConfiguration(dispatch_batches=True)
+    dispatching = accelerate.Accelerator(cpu=True, dataloader_config=configuration)
+    prepared = dispatching.prepare(hatchway.DataLoader(Numbers(), batch_size=4, num_workers=1))
+    assert type(prepared.base_dataloader) is hatchway.DataLoader
+    assert numbers(prepared) == list(range(30))
+
+
+def test_it_stays_over_an_iterable_dataset(accelerator: Any) -> None:
+    prepared = accelerator.prepare(hatchway.DataLoader(Stream(), batch_size=4, num_workers=1))
+    assert type(prepared.base_dataloader) is hatchway.DataLoader
+    assert numbers(prepared) == list(range(30))
+
+
+def test_its_state_counts_what_the_loop_was_given(accelerator: Any) -> None:
+    # The adapter is always one batch ahead of the loop.
+    def prepare() -> Any:
+        torch.manual_seed(0)
+        data, size = Numbers(), 4
+        return accelerator.prepare(
+            hatchway.DataLoader(data, size, sampler=RandomSampler(data), num_workers=2)
+        )
+
+    stopped = prepare()
+    batches = iter(stopped)
+    before = numbers([next(batches) for _ in range(3)])
+    state = stopped.state_dict()
+    batches.close()
+    going_on = prepare()
+    going_on.load_state_dict(state)
+    assert sorted(before + numbers(going_on)) == list(range(30))
+
+
+def test_two_loaders_over_one_dataset_are_not_taken_for_each_other(accelerator: Any) -> None:
+    data = Numbers()
+    train = hatchway.DataLoader(data, batch_size=4, shuffle=True, slow_after_s=1.0)
+    check = hatchway.DataLoader(data, batch_size=5, slow_after_s=2.0)
+    stock = torch.utils.data.DataLoader(data, batch_size=6)
+    ours = accelerator.prepare(train, check, stock)
+    assert [type(one.base_dataloader) for one in ours] == [
+        hatchway.DataLoader,
+        hatchway.DataLoader,
+        torch.utils.data.DataLoader,
+    ]
+    assert [one.slow_after_s for one in ours[:2]] == [1.0, 2.0]
+    assert [next(iter(one)).shape[0] for one in ours] == [4, 5, 6]
+
+
+def test_an_attribute_that_a_loader_lacks_is_an_error_that_names_it() -> None:
+    with pytest.raises(AttributeError, match="'DataLoader' object has no attribute 'no_such'"):
+        _ = hatchway.DataLoader([1]).no_such
