@@ -47,6 +47,7 @@ def test_it_is_a_data_loader_with_torchs_arguments_in_torchs_order() -> None:
         "replay",
         "device",
         "seeding",
+        "batched_fetch",
         "worker_type",
         "share_workers",
     ]
@@ -294,19 +295,10 @@ class Fetches(Dataset[Any]):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_dataset_with_getitems_only_is_asked_for_one_sample_at_a_time(num_workers: int) -> None:
+def test_a_dataset_with_getitems_only_gives_what_it_gives_with_torch(num_workers: int) -> None:
     theirs = [batch.tolist() for batch in torch.utils.data.DataLoader(Fetches(), 4)]
     ours = DataLoader(Fetches(), 4, num_workers=num_workers, timeout=30 * (num_workers > 0))
     assert [batch.tolist() for batch in ours] == theirs
-
-
-def test_a_ready_batch_from_getitems_is_refused_with_the_way_out() -> None:
-    class Ready(Fetches):
-        def __getitems__(self, indices: list[int]) -> Any:
-            return {"index": torch.tensor(indices)}
-
-    with pytest.raises(TypeError, match="define __getitem__"):
-        list(DataLoader(Ready(), 4))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

@@ -6,7 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, IterableDataset, IterDataPipe, MapDataPipe
+from torch.utils.data import (
+    Dataset,
+    IterableDataset,
+    IterDataPipe,
+    MapDataPipe,
+    StackDataset,
+    Subset,
+)
 
 from hatchway.loader.deferred import DeferredDataset
 from hatchway.loader.items import Finisher, View
@@ -23,6 +30,21 @@ def is_iterable(dataset: Any) -> bool:
 def is_deferred(dataset: Any) -> bool:
     """Whether it is read from its beginning, and workers finish its samples."""
     return isinstance(dataset, DeferredDataset)
+
+
+def fetches_batches(dataset: Any) -> bool:
+    """Whether it has a way of its own, ``__getitems__``, to load a batch at once.
+
+    torch's wrappers have the method in any case; there what they wrap decides.
+    """
+    if is_iterable(dataset) or is_deferred(dataset):
+        return False
+    if type(dataset) is Subset:
+        return fetches_batches(dataset.dataset)
+    if type(dataset) is StackDataset:
+        parts = dataset.datasets
+        return any(map(fetches_batches, parts.values() if isinstance(parts, dict) else parts))
+    return callable(getattr(dataset, "__getitems__", None))
 
 
 def by_index(dataset: Any, view: View | None = None) -> Any:

@@ -19,6 +19,7 @@ from hatchway.loader.iterator import ParallelIterator
 from hatchway.loader.options import (
     LoaderOptions,
     cost_model,
+    fetches_batches,
     most_workers,
     resolve_num_workers,
     wants_sharing,
@@ -105,6 +106,9 @@ class DataLoader(TorchLoader[T_co]):
             global generators are set from (base seed, epoch, position).
             ``"torch"``: once a worker, as torch does. Not with threads: global generators
             are everybody's there; see :func:`hatchway.sample_seed`.
+        batched_fetch: Whether workers ask the dataset for a batch at once
+            (``__getitems__``), as torch does. None: if it has that method. False: one
+            sample at a time (``__getitem__``), so that a slow one delays no other.
         worker_type: ``"process"``, or ``"thread"`` for datasets whose work releases the GIL
             and that many threads may use at once: workers start at once and share what the
             dataset holds. ``"auto"``: whichever is faster on some of the first samples,
@@ -155,6 +159,7 @@ class DataLoader(TorchLoader[T_co]):
         replay: Any = None,
         device: str | int | torch.device | None = None,
         seeding: str = "position",
+        batched_fetch: bool | None = None,
         worker_type: str = "process",
         share_workers: bool | None = None,
     ) -> None:
@@ -182,6 +187,7 @@ class DataLoader(TorchLoader[T_co]):
         self.replay = replay
         self.device = device
         self.seeding = seeding
+        self.batched_fetch = batched_fetch
         self.worker_type = worker_type
         self.share_workers = share_workers
         self.bond = Bond(self._places.next())
@@ -210,7 +216,7 @@ class DataLoader(TorchLoader[T_co]):
             pin_memory_device=pin_memory_device,
             in_order=in_order,
         )
-        _ = self.wants_shared_workers  # or raise
+        _ = self.wants_shared_workers, fetches_batches(self)  # or raise
         self._kept.add(self)
 
     def __getattr__(self, name: str) -> Any:
@@ -235,6 +241,7 @@ class DataLoader(TorchLoader[T_co]):
             self.seeding,
             self.worker_type,
             self.share_workers,
+            self.batched_fetch,
         )
 
     @property
@@ -250,7 +257,9 @@ class DataLoader(TorchLoader[T_co]):
     def costs(self) -> CostModel:
         """What the samples of the dataset cost, learned over all passes."""
         if self._costs is None:
-            self._costs = cost_model(self.dataset, self.sample_sizes)
+            # A batch that is loaded at once says nothing about its samples.
+            dataset = () if fetches_batches(self) else self.dataset
+            self._costs = cost_model(dataset, self.sample_sizes)
         return self._costs
 
     @property

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from hatchway.loader import native
-from hatchway.loader.options import length_of
+from hatchway.loader.options import fetches_batches, length_of
 
 _DEEPEST = 3
 _MOST_PARTS = 64
@@ -30,6 +30,7 @@ def traits_of(loader: Any) -> dict[str, str]:
         "collate_fn": _name_of(loader.collate_fn),
         "worker_init_fn": _name_of(loader.worker_init_fn),
         "seeding": loader.seeding,
+        "batched_fetch": f"{fetches_batches(loader)}",
         "persistent_workers": f"{loader.persistent_workers}",
         "batch_size (None or a number)": f"{not loader._auto_collation}",
     }

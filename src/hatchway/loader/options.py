@@ -15,6 +15,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from hatchway.loader.access import fetches_batches as can_fetch_batches
 from hatchway.loader.cost import SLOW_QUANTILE
 from hatchway.loader.costmodel import CostModel
 from hatchway.loader.devices import device_of
@@ -53,6 +54,7 @@ class LoaderOptions:
         worker_type: Whether workers are processes or threads, or what does better.
         share_workers: Whether the ranks of this host share workers, or None for what the
             environment says.
+        batched_fetch: Whether the dataset is asked for whole batches, or None if it can be.
     """
 
     order: str
@@ -64,6 +66,7 @@ class LoaderOptions:
     seeding: str
     worker_type: str = "process"
     share_workers: bool | None = None
+    batched_fetch: bool | None = None
 
     def __post_init__(self) -> None:
         if self.order not in ("auto", "strict", "ready"):
@@ -80,8 +83,10 @@ class LoaderOptions:
         _whole("max_displacement", self.max_displacement, 0)
         if self.device is not None:
             device_of(self.device)
-        if self.share_workers not in (None, True, False):
-            raise TypeError(f"share_workers must be a bool or None, not {self.share_workers!r}")
+        for name in ("share_workers", "batched_fetch"):
+            value = getattr(self, name)
+            if value not in (None, True, False):
+                raise TypeError(f"{name} must be a bool or None, not {value!r}")
         if self.share_workers and self.worker_type != "process":
             raise ValueError(
                 f"share_workers=True needs worker_type='process', not {self.worker_type!r}: other "
@@ -260,10 +265,32 @@ def has_own_batches(loader: Any) -> bool:
     return loader.batch_sampler is not None and loader.batch_size is None
 
 
+def fetches_batches(loader: Any) -> bool:
+    """Whether the dataset is asked for whole batches, not for one sample after the other.
+
+    Raises:
+        ValueError: If it is to be, and cannot.
+    """
+    wanted = loader.batched_fetch
+    can = wanted is not False and loader._auto_collation and can_fetch_batches(loader.dataset)
+    if wanted and not can:
+        raise ValueError(
+            "batched_fetch=True needs a map-style dataset with a method __getitems__(indices), "
+            f"and batches; {type(loader.dataset).__name__} with batch_size={loader.batch_size} "
+            "is none"
+        )
+    if can and loader.sample_sizes is not None:
+        raise ValueError(
+            f"sample_sizes= says what each sample costs, and {type(loader.dataset).__name__} is "
+            "asked for whole batches (__getitems__); pass batched_fetch=False as well"
+        )
+    return bool(can)
+
+
 def makes_batches_freely(loader: Any) -> bool:
     """Whether batches are made of whatever is finished, not of the sampler's own."""
     is_ready = resolve_order(loader) == "ready" and not has_own_batches(loader)
-    return is_ready and loader.batch_size is not None
+    return is_ready and loader.batch_size is not None and not fetches_batches(loader)
 
 
 def length_of(sized: Any) -> int | None:

@@ -135,6 +135,8 @@ class SampleRunner:
 
     def want(self) -> int:
         """How many of the next samples to claim: a millisecond of work, or a whole batch."""
+        if self._loop is None:
+            return 1
         chunk = self._chunk_size.next()
         if not self._store.has_row_batches:
             board, head = self._board, self._board.head
@@ -205,7 +207,8 @@ class SampleRunner:
                 visited, done = ended, 0
                 self._hand_in(self.last)
         if is_whole and len(held) == count:
-            self._put_batch(held)
+            self._note_collating()
+            self._put_collated(claim.first, count, [sample for _, sample in held])
         else:
             self._put_all(held, keys)
         self._chunk_size.observe(done, time.monotonic() - visited)
@@ -239,19 +242,20 @@ class SampleRunner:
             self._put_and_publish(position, sample, keys, is_single=False)
         held.clear()
 
-    def _put_batch(self, held: list[tuple[int, Any]]) -> None:
+    def _put_collated(self, first: int, count: int, samples: Any) -> None:
         """Collate a whole home batch; if that fails, the failure takes its place."""
-        board, first = self._board, held[0][0]
-        end = first + len(held)
-        self._note_collating()
+        positions = range(first, first + count)
         try:
-            content = payload.dump(self.collate(first, [sample for _, sample in held]))
-            self._store.put_blob(first, content, num_samples=len(held))
+            content = payload.dump(self.collate(first, samples))
+            self._store.put_blob(first, content, num_samples=count)
         except CAUGHT as error:
             # Not collated again, with others say: it may have changed its samples.
-            self._put_report(first, self.collate_failure(error, [place for place, _ in held]))
-        board.assign(board.kind, first, end, Kind.COLLATED)
-        self._collated = (first, end)
+            self._put_report(first, self.collate_failure(error, list(positions)))
+        self._note_collated(first, count)
+
+    def _note_collated(self, first: int, count: int) -> None:
+        self._board.assign(self._board.kind, first, first + count, Kind.COLLATED)
+        self._collated = (first, first + count)
         self.last = first
 
     def _note_collating(self) -> None:
@@ -344,7 +348,7 @@ class SampleRunner:
     def _put_failure(self, position: int, key: Any, error: BaseException) -> None:
         board = self._board
         slot = position & board.mask
-        if isinstance(error, _InitError) and self._init_failure is not None:
+        if isinstance(error, InitError) and self._init_failure is not None:
             failure = self._init_failure
         else:
             failure = failure_of(
@@ -380,7 +384,7 @@ class SampleRunner:
         return self._keys[1]
 
 
-class _InitError(Exception):
+class InitError(Exception):
     """Stands for the failure of ``worker_init_fn``."""
 
 
@@ -388,4 +392,6 @@ class _Unusable:
     """Stands for the dataset of a worker whose ``worker_init_fn`` failed."""
 
     def __getitem__(self, key: Any) -> Any:
-        raise _InitError
+        raise InitError
+
+    __getitems__ = __getitem__

@@ -184,6 +184,18 @@ class Schedule:
         self._note_planned(first, count)
         self._board.assign(self._board.status, first, first + count, Status.PLANNED)
 
+    def next_home_count(self) -> int:
+        """How many samples the home batch has that is claimed next, in whole."""
+        board, head = self._board, self._board.head
+        position = head[Head.CURSOR]
+        if head[Head.NUM_RETRY]:
+            begin = head[Head.TAIL]
+            planned = board.run(board.status, begin, position) == Status.PLANNED
+            position = begin + int(np.argmax(planned)) if planned.any() else position
+        return int(
+            board.home_count.cells[board.home.cells[position & board.mask] & board.home_mask]
+        )
+
     def has_work(self) -> bool:
         """Whether some position waits for a worker."""
         head = self._board.head

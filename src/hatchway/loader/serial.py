@@ -15,7 +15,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 from hatchway.loader.access import by_index
 from hatchway.loader.context import tell_key
 from hatchway.loader.cost import SLOW_QUANTILE, SampleTimes
-from hatchway.loader.options import makes_batches_freely
+from hatchway.loader.options import fetches_batches, makes_batches_freely
 from hatchway.loader.progress import read_again, trace
 from hatchway.loader.script import Script, missing_position
 from hatchway.loader.seeding import (
@@ -39,7 +39,8 @@ class SerialIterator(_BaseDataLoaderIter):
         if loader.timeout != 0:
             raise ValueError(f"timeout must be 0 with num_workers=0, not {loader.timeout}")
         self._transfer = None if loader.device is None else transfer_to(loader.device)
-        self._dataset = by_index(loader.dataset)
+        self._fetches_batches = fetches_batches(loader)
+        self._dataset: Any = loader.dataset if self._fetches_batches else by_index(loader.dataset)
         self._seeder = make_seeder() if loader.seeding == "position" else None
         self._meter = Meter()
         self._times = SampleTimes(SLOW_QUANTILE, is_quantile=True)
@@ -88,7 +89,7 @@ class SerialIterator(_BaseDataLoaderIter):
         saved = save_generators() if self._seeder else None
         outer = tell_key(None)
         try:
-            samples = [self._load(*one) for one in zip(keys, ranks.tolist(), strict=True)]
+            samples = self._samples_of(keys, ranks.tolist())
             self._seed(collate_position(int(ranks[0]) if len(ranks) else 0))
             batch = self._collate_fn(samples if self._auto_collation else samples[0])
         finally:
@@ -179,6 +180,16 @@ class SerialIterator(_BaseDataLoaderIter):
         tell_key(partial(sample_key, *place))
         if self._seeder is not None:
             self._seeder.seed(*place)
+
+    def _samples_of(self, keys: list[Any], ranks: list[int]) -> Any:
+        if not self._fetches_batches or not keys:
+            return [self._load(*one) for one in zip(keys, ranks, strict=True)]
+        self._seed(ranks[0])
+        asked = self._meter.asked()
+        samples = self._dataset.__getitems__(keys)
+        seconds = (self._meter.asked() - asked) / len(keys)
+        self._times.observe(np.full(len(keys), seconds, np.float32))
+        return samples
 
     def _load(self, key: Any, position: int) -> Any:
         self._seed(position)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hatchway.loader.commons import Commons
+from hatchway.loader.options import fetches_batches
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class WorkerTask:
         auto_collation: Whether ``collate_fn`` gets a list of samples or one.
         rows: Whether samples of a fixed structure are written as rows.
         per_position_seeds: Whether the generators are seeded for each sample.
+        fetches_batches: Whether the dataset is asked for a batch at once.
     """
 
     commons: Commons
@@ -36,6 +38,7 @@ class WorkerTask:
     auto_collation: bool
     rows: bool
     per_position_seeds: bool
+    fetches_batches: bool
 
 
 def task_of(loader: Any, commons: Commons, base_seed: int, *, num_workers: int) -> WorkerTask:
@@ -56,7 +59,8 @@ def task_of(loader: Any, commons: Commons, base_seed: int, *, num_workers: int) 
         num_workers=num_workers,
         base_seed=base_seed,
         auto_collation=loader._auto_collation,
-        rows=loader._auto_collation,
+        rows=loader._auto_collation and not fetches_batches(loader),
         # The generators of threads are the training loop's, too.
         per_position_seeds=loader.seeding == "position" and not loader.has_threads,
+        fetches_batches=fetches_batches(loader),
     )

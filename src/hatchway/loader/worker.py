@@ -12,8 +12,8 @@ from hatchway.loader import payload
 from hatchway.loader.admission import VISIT_S, Admission
 from hatchway.loader.board import Alive, Head, Kind, Outgoing, Running, Waiting
 from hatchway.loader.failure import CAUGHT
+from hatchway.loader.fetched import runner_of
 from hatchway.loader.process import become, watch_parent
-from hatchway.loader.samples import SampleRunner
 from hatchway.loader.schedule import Claim
 from hatchway.loader.shared import wait_readable
 from hatchway.loader.store import Store, TrainingProcessGone
@@ -43,7 +43,7 @@ class Worker:
         self._visit = task.commons.locked(task.worker_id)
         self._bell = task.commons.worker_bells[task.worker_id]
         self._store = Store(task.commons, task.worker_id, rows=task.rows, wait=self._sleep)
-        self._samples = SampleRunner(task, self._store, self._hand_in)
+        self._samples = runner_of(task, self._store, self._hand_in)
         self._admission = Admission(task.commons, task.worker_id)
         self._parent_alive: int | None = None
         self._watch_parent()
@@ -152,9 +152,8 @@ class Worker:
 
     def _claim(self) -> Claim | None:
         board, admission, me = self._board, self._admission, self._id
-        want = 1
+        want = self._samples.want()
         if self._samples.spans is not None:
-            want = self._samples.want()
             admission.free_stuck_chunks(time.monotonic())
         claim = admission.claim(want)
         if claim is None:
