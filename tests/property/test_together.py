@@ -31,6 +31,16 @@ class Samples(Dataset[Any]):
         return make(index)
 
 
+class Batches(Samples):
+    """Loads batches at once, and draws for all of a batch."""
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        noise = np.random.default_rng(hatchway.sample_seed()).integers(1 << 30, size=len(indices))
+        return [
+            {**make(index), "noise": int(one)} for index, one in zip(indices, noise, strict=True)
+        ]
+
+
 class Stream(DeferredDataset[Any]):
     def __iter__(self) -> Any:
         return (Deferred(make, index) for index in range(NUM_SAMPLES))
@@ -82,12 +92,12 @@ def taken(batches: Any) -> list[tuple[int, int]]:
 
 
 @settings(suppress_health_check=list(HealthCheck), max_examples=15)
-@given(drawn=ARGUMENTS, is_stream=st.booleans(), stop=st.integers(0, 12))
+@given(drawn=ARGUMENTS, kind=st.sampled_from([Samples, Batches, Stream]), stop=st.integers(0, 12))
 def test_every_sample_comes_once_with_its_content_and_a_pass_goes_on(
-    drawn: dict[str, Any], is_stream: bool, stop: int
+    drawn: dict[str, Any], kind: type[Any], stop: int
 ) -> None:
-    arguments = possible(drawn, is_stream=is_stream)
-    dataset: Any = Stream() if is_stream else Samples()
+    arguments = possible(drawn, is_stream=kind is Stream)
+    dataset = kind()
 
     def loader(**others: Any) -> Any:
         torch.manual_seed(11)
