@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from typing import Any
 
 ABI_VERSION = 7
@@ -16,7 +17,14 @@ def _load() -> Any:
         module = importlib.import_module("hatchway.loader._native")
     except ImportError:
         return None
-    return module if module.abi_version() == ABI_VERSION else None
+    if module.abi_version() == ABI_VERSION:
+        return module
+    warnings.warn(
+        f"hatchway's compiled kernels have version {module.abi_version()}, not {ABI_VERSION}: it "
+        "runs without them, which is slower; run `make setup`, or install it anew",
+        stacklevel=2,
+    )
+    return None
 
 
 MODULE: Any = _load()
