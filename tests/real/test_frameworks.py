@@ -113,3 +113,23 @@ def test_lightning_puts_its_sampler_into_the_loader_on_two_processes(tmp_path: P
         seen = told[0]["seen"][epoch] + told[1]["seen"][epoch]
         assert sorted(seen) == list(range(lightning_ranks.NUM_SAMPLES))
     assert told[0]["seen"][0] != told[0]["seen"][1]
+
+
+def test_a_trainer_takes_ours_where_torchs_class_was_replaced_before() -> None:
+    needs("transformers")
+    code = f"""
+import hatchway, torch.utils.data
+torch.utils.data.DataLoader = hatchway.DataLoader
+import runpy
+from transformers import Trainer
+example = runpy.run_path({str(EXAMPLES / "transformers_trainer.py")!r})
+taken = []
+def get(self):
+    taken.append(Trainer.get_train_dataloader(self))
+    return taken[-1]
+example["HatchwayTrainer"].get_train_dataloader = get
+example["main"]()
+assert type(taken[0].base_dataloader) is hatchway.DataLoader
+print(taken[0].base_dataloader.batch_size)
+"""
+    assert said_by("-c", code)[-2:] == ["32 steps, every sample once in each of 2 epochs", "4"]
