@@ -37,7 +37,8 @@ def read(loader: Any, unbatch: Any) -> Epoch:
             return epoch
         except Exception as error:
             epoch.outcomes.append(type(error))
-            epoch.errors[type(error)] += 1
+            # Samples of one batch that fail are one error, in "ready" one that names them all.
+            epoch.errors[type(error)] += 1 + len(getattr(error.__cause__, "other_positions", ()))
             continue
         samples = unbatch(batch)
         epoch.outcomes.append(frozen(batch))
