@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DistributedSampler
 
-from hatchway import DataLoader
+from hatchway import DataLoader, Deferred, DeferredDataset
 from tests.real.ranks import Made, Rank, ranks
 
 pytestmark = pytest.mark.real
@@ -312,3 +313,86 @@ def test_a_process_that_is_alone_shares_with_nobody() -> None:
     assert "@hatchway." not in Path("/proc/net/unix").read_text()
     assert loader.statistics().num_workers == 2
     assert iterator._board.shape.workers == 2
+
+
+class Counted(DeferredDataset[Any]):
+    """A stream of which each rank reads its share; what is deferred takes its time."""
+
+    def __init__(self, num_samples: int, seconds: float) -> None:
+        self.num_samples, self.seconds = num_samples, seconds
+
+    def __iter__(self) -> Any:
+        rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        for number in range(rank, self.num_samples, size):
+            yield Deferred(count, number, self.seconds if rank == 0 else 0.0)
+
+
+def count(number: int, seconds: float) -> tuple[int, int, float]:
+    time.sleep(seconds)  # it waits, as for a network: no core is busy
+    return number, os.getpid(), 0.0
+
+
+def read_a_stream(rank: Rank) -> tuple[bool, int]:
+    data = Counted(60 * rank.size, 0.02)
+    loader: Any = DataLoader(data, 4, num_workers=2, share_workers=True, timeout=40)
+    iterator = iter(loader)
+    batches = [next(iterator)]
+    rank.say("begun")
+    rank.wait()
+    num_guests = 0
+    for batch in iterator:
+        batches.append(batch)
+        num_guests = max(num_guests, loader.statistics().num_guests)
+    numbers = [number for number, _ in contents(batches)]
+    return numbers == list(range(rank.number, data.num_samples, rank.size)), num_guests
+
+
+def test_what_a_rank_read_from_its_stream_others_finish() -> None:
+    with ranks(2, read_a_stream) as those:
+        assert those.hear_all() == ["begun"] * 2
+        those.tell(0, "go on")
+        assert those.hear(0) == (True, 2)
+        those.tell(1, "go on")
+        assert those.hear(1)[0]
+        those.join()
+
+
+def refuse_on_rank_0(worker_id: int) -> None:
+    if torch.distributed.get_rank() == 0:
+        raise ValueError(f"worker {worker_id} finds no licence here")
+
+
+def begin_badly(rank: Rank) -> tuple[int, int]:
+    data = Made(40 * rank.size, rank.size)
+    loader: Any = DataLoader(
+        data,
+        4,
+        sampler=sampler_of(rank, data),
+        num_workers=1,
+        worker_init_fn=refuse_on_rank_0,
+        share_workers=True,
+        timeout=40,
+    )
+    iterator = iter(loader)
+    num_failed, came = 0, []
+    rank.say("begun")
+    rank.wait()
+    while True:
+        try:
+            came += next(iterator)[0].tolist()
+        except StopIteration:
+            return num_failed, len(set(came))
+        except ValueError:
+            num_failed += 1
+
+
+def test_a_worker_that_could_not_begin_goes_to_no_other_rank() -> None:
+    with ranks(2, begin_badly) as those:
+        assert those.hear_all() == ["begun"] * 2
+        those.tell(1, "go on")
+        assert those.hear(1) == (0, 40)
+        those.tell(0, "go on")
+        num_failed, num_made = those.hear(0)
+        assert num_failed > 0
+        assert num_failed + num_made <= 40
+        those.join()

@@ -51,8 +51,8 @@ class BatchRunner(SampleRunner):
         self.has_run_all = True
 
     def _failure(self, error: BaseException, ranks: list[int]) -> Failure:
-        if isinstance(error, InitError) and self._init_failure is not None:
-            return self._init_failure
+        if isinstance(error, InitError) and self.init_failure is not None:
+            return self.init_failure
         return failure_of(
             error,
             doing=f"__getitems__ of positions {ranks}",

@@ -43,6 +43,7 @@ class SampleRunner:
         spans: The native view of the workers' chunks; None without native code.
         last: The last position that was finished since the last visit, or -1.
         has_run_all: Whether nobody took a part of the latest chunk away.
+        init_failure: What ``worker_init_fn`` raised, or None.
     """
 
     def __init__(self, task: WorkerTask, store: Store, hand_in: Callable[[int], None]) -> None:
@@ -58,7 +59,7 @@ class SampleRunner:
         self._store = store
         self._hand_in = hand_in
         self._dataset = by_index(task.dataset, task.commons.view)
-        self._init_failure: Failure | None = None
+        self.init_failure: Failure | None = None
         self._keys: tuple[int, list[Any]] = (-1, [])
         self._finished: list[tuple[int, int]] = []
         self._collated: tuple[int, int] | None = None
@@ -77,7 +78,7 @@ class SampleRunner:
                 self._task.worker_init_fn(self._worker_id)
         except CAUGHT as error:
             self._dataset = _Unusable()
-            self._init_failure = failure_of(
+            self.init_failure = failure_of(
                 error,
                 doing=f"worker_init_fn of worker {self._worker_id}",
                 position=None,
@@ -91,7 +92,7 @@ class SampleRunner:
 
     def start_beside(self, other: SampleRunner) -> None:
         """Go on with what another one of this worker's, for another board, has made ready."""
-        self._dataset, self._init_failure = other._dataset, other._init_failure
+        # Not its dataset: what a stream yielded lies in each board's own memory.
         self._seeder = other._seeder
         self._make_loop()
 
@@ -348,8 +349,8 @@ class SampleRunner:
     def _put_failure(self, position: int, key: Any, error: BaseException) -> None:
         board = self._board
         slot = position & board.mask
-        if isinstance(error, InitError) and self._init_failure is not None:
-            failure = self._init_failure
+        if isinstance(error, InitError) and self.init_failure is not None:
+            failure = self.init_failure
         else:
             failure = failure_of(
                 error,

@@ -41,6 +41,11 @@ class Seat(Worker):
         return bool(self._board.head[Head.STOP])
 
     @property
+    def may_help(self) -> bool:
+        """Whether it makes what other ranks' workers make: not if ``worker_init_fn`` failed."""
+        return self._samples.init_failure is None
+
+    @property
     def parent_alive(self) -> int | None:
         """A descriptor that becomes readable when the own training process ends."""
         return self._parent_alive

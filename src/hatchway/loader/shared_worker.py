@@ -142,7 +142,7 @@ class SharedWorker:
 
     def _meet(self) -> None:
         """Take a place at the boards of ranks that have come since the last time."""
-        if self._card.version == self._version:
+        if self._card.version == self._version or not self._own.may_help:
             return
         self._version = self._card.version
         home = dataclasses.astuple(self._card.address)
