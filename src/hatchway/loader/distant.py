@@ -77,10 +77,14 @@ class DistantBell(Bell):
 
 
 def started(pid: int) -> int:
-    """When a process started, in ticks since boot; 0 if there is none of that number."""
+    """When a process started, in ticks since boot; 0 if there is none of that number.
+
+    Raises:
+        OSError: If that cannot be told now.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return 0
     return int(text.rpartition(")")[2].split()[19])
 

@@ -88,14 +88,18 @@ class Guests(NoGuests):
         now = notes.tobytes()
         if now == self._seen:
             return
-        self._seen = now
+        has_seen_all = True
         for worker_id, (pid, start) in zip(self.ids, notes.tolist(), strict=True):
             watched = self._watched.get(worker_id)
             if watched is not None and watched[:2] != (pid, start):
                 self._drop(worker_id)
                 watched = None
             if pid and watched is None:
-                self._watched[worker_id] = (pid, start, _watched(pid, start))
+                try:
+                    self._watched[worker_id] = (pid, start, _watched(pid, start))
+                except OSError:  # no descriptor is left: it is not gone for that
+                    has_seen_all = False
+        self._seen = now if has_seen_all else b""
 
     def _drop(self, worker_id: int) -> None:
         descriptor = self._watched.pop(worker_id)[2]
@@ -109,12 +113,19 @@ class Guests(NoGuests):
 
 
 def _watched(pid: int, start: int) -> int:
-    """A descriptor that becomes readable when a process ends; -1 if it has ended."""
+    """A descriptor that becomes readable when a process ends; -1 if it has ended.
+
+    Raises:
+        OSError: If that cannot be told now.
+    """
     try:
         descriptor = watch(pid)
-    except OSError:
+    except ProcessLookupError:
         return -1
-    if started(pid) == start:
-        return descriptor
-    os.close(descriptor)
-    return -1
+    is_that = False
+    try:
+        is_that = started(pid) == start
+    finally:
+        if not is_that:
+            os.close(descriptor)
+    return descriptor if is_that else -1

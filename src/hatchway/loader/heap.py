@@ -139,13 +139,19 @@ class Heap:
         used = (states == Block.USED) | (states == Block.RETIRED)
         return int(self._board.block_bytes.array[:count][used].sum())
 
-    def repair(self, referenced: set[int], dead: set[int]) -> None:
-        """Free what dead owners had not handed over, and count memory anew."""
+    def repair(self, referenced: set[int], dead: set[int], *, keeps_loans: bool = False) -> None:
+        """Free what dead owners had not handed over, and count memory anew.
+
+        Args:
+            referenced: Blocks that the board refers to.
+            dead: Those owners.
+            keeps_loans: Whether they live, and look at what was lent to them.
+        """
         board = self._board
         count = board.head[Head.NUM_BLOCKS]
         states, owners = board.block_state.array[:count], board.block_owner.array[:count]
         lent = board.block_lent.array.reshape(-1, board.shape.words)[:count]
-        for one in dead:
+        for one in () if keeps_loans else dead:
             if one < board.shape.workers:  # the training process borrows nothing
                 lent[:, one // 64] &= ~np.uint64(1 << one % 64)
         for block in np.flatnonzero(owners > 0).tolist():

@@ -138,7 +138,7 @@ class GuestSeat(Seat):
         with self._visit:
             self._samples.hand_over()
             commons.schedule.reclaim(me, may_blame=False)
-            commons.heap.repair(commons.delivery.referenced_blocks(), {me})
+            commons.heap.repair(commons.delivery.referenced_blocks(), {me}, keeps_loans=True)
             commons.delivery.compose()
             board.alive.cells[me] = Alive.GUEST
             commons.wake_an_idle_worker()
@@ -147,13 +147,8 @@ class GuestSeat(Seat):
 
     def leave(self, card: Card, first_guest: int) -> None:
         """Have nothing to do with the board any more; the id is free."""
-        commons, me = self._commons, self._id
         self.put_down()
-        with self._visit:
-            commons.heap.repair(commons.delivery.referenced_blocks(), {me})
-            self._board.alive.cells[me] = Alive.GONE
-            card.guests[me - first_guest, Guest.PID] = 0
-            commons.count_workers()
+        leave_seat(self._commons, card, first_guest, self._id)
 
     def close(self) -> None:
         """Let go of the board's memory and descriptors."""
@@ -198,3 +193,16 @@ def take_seat(commons: Commons, card: Card, first_guest: int, note: list[int]) -
         board.alive.cells[worker_id] = Alive.GUEST
         commons.count_workers()
     return worker_id
+
+
+def leave_seat(commons: Commons, card: Card, first_guest: int, worker_id: int) -> None:
+    """Free an id on another rank's board, at which nothing is claimed any more."""
+    head = commons.board.head
+    with commons.locked(worker_id):
+        # What is kept of a board that stops nobody else needs.
+        commons.heap.repair(
+            commons.delivery.referenced_blocks(), {worker_id}, keeps_loans=bool(head[Head.STOP])
+        )
+        commons.board.alive.cells[worker_id] = Alive.GONE
+        card.guests[worker_id - first_guest, Guest.PID] = 0
+        commons.count_workers()

@@ -11,7 +11,7 @@ from hatchway.loader.card import Address, Card, Neighbour
 from hatchway.loader.distant import started, watch
 from hatchway.loader.errors import SharedMemoryError
 from hatchway.loader.schedule import Claim
-from hatchway.loader.seat import GuestSeat, Seat, take_seat
+from hatchway.loader.seat import GuestSeat, Seat, leave_seat, take_seat
 from hatchway.loader.shared import wait_readable
 from hatchway.loader.starving import nearest_to_starving
 from hatchway.loader.store import TrainingProcessGone
@@ -50,6 +50,7 @@ class Visited:
             worker_id = take_seat(commons, rank.card, rank.num_own, note)
             if worker_id < 0:
                 raise OSError(f"process {address.pid} takes no more guests")
+            made.callback(leave_seat, commons, rank.card, rank.num_own, worker_id)
             bell = rank.bell_of(worker_id)
             commons.worker_bells[worker_id] = bell
             self.seat = GuestSeat(own, commons, worker_id)
@@ -145,15 +146,15 @@ class SharedWorker:
         if self._card.version == self._version or not self._own.may_help:
             return
         self._version = self._card.version
-        home = dataclasses.astuple(self._card.address)
-        note = [os.getpid(), started(os.getpid()), *home]
         for address in self._card.known():
             if address not in self._visited:
                 with contextlib.suppress(OSError, SharedMemoryError):
-                    self._take_place(address, note)
+                    self._take_place(address)
 
-    def _take_place(self, address: Address, note: list[int]) -> None:
-        visited = self._visited[address] = Visited(address, self._own, note)
+    def _take_place(self, address: Address) -> None:
+        me, home = os.getpid(), dataclasses.astuple(self._card.address)
+        visited = Visited(address, self._own, [me, started(me), *home])
+        self._visited[address] = visited
         self._seats.append(visited.seat)
 
     def _part_from(self, visited: Visited, *, is_there: bool = True) -> None:

@@ -139,8 +139,9 @@ class Store:
         idle = running == Running.NOTHING
         about_to_look = idle & (board.parked.array == 0)
         can_collate = idle & bool((board.out_status.array == Outgoing.COMPOSED).any())
-        # Who is to leave finishes what it is at, and takes nothing new.
-        is_there, stays = alive != Alive.GONE, alive != Alive.LEAVING
+        # Who is to leave finishes what it is at, and takes nothing new; a guest that is
+        # elsewhere comes back when it likes.
+        is_there, stays = alive != Alive.GONE, (alive != Alive.LEAVING) & (alive != Alive.GUEST)
         return not (is_there & (busy | (stays & (about_to_look | can_collate)))).any()
 
     def _is_first(self) -> bool:
