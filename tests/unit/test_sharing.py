@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import resource
 import signal
+import socket
+import tracemalloc
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ from hatchway.loader.distant import Distant, DistantBell, started, watch
 from hatchway.loader.likeness import difference, traits_of
 from hatchway.loader.rendezvous import Job, Places, Sign, job_here
 from hatchway.loader.shared import Bell, wait_readable
+from hatchway.loader.sharing import Sharing
 
 FORK = multiprocessing.get_context("fork")
 
@@ -76,6 +81,67 @@ def test_arguments_that_change_samples_are_compared() -> None:
     assert unlike(Files(NAMES), Files(NAMES), batch_size=7) == ""
 
 
+def collate_up_to(longest: int, samples: list[str]) -> list[str]:
+    return [sample[:longest] for sample in samples]
+
+
+class Collator:
+    def __init__(self, words: str, longest: int = 8) -> None:
+        self.words, self.longest = words, longest
+
+    def __call__(self, samples: list[str]) -> list[str]:
+        return collate_up_to(self.longest, samples)
+
+    def collate(self, samples: list[str]) -> list[str]:
+        return collate_up_to(self.longest, samples)
+
+
+def collate_within(longest: int) -> Any:
+    return lambda samples: collate_up_to(longest, samples)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(partial, collate_up_to),
+        collate_within,
+        lambda longest: Collator("", longest),
+        lambda longest: Collator("", longest).collate,
+    ],
+    ids=["partial", "closure", "object", "method"],
+)
+def test_a_function_is_compared_with_what_it_was_given(make: Any) -> None:
+    def compare(one: int, other: int) -> str:
+        loaders = (DataLoader(Files(NAMES), collate_fn=make(longest)) for longest in (one, other))
+        return difference(*map(traits_of, loaders))
+
+    assert compare(3, 3) == ""
+    assert compare(3, 4) == "collate_fn"
+    assert unlike(Files(NAMES, transform=make(3)), Files(NAMES, transform=make(3))) == ""
+    assert unlike(Files(NAMES, transform=make(3)), Files(NAMES, transform=make(4))) != ""
+
+
+def test_numbers_of_numpy_are_compared() -> None:
+    one, other = Files(NAMES, shift=np.int64(1)), Files(NAMES, shift=np.int64(2))
+    assert unlike(one, other) == "dataset.shift"
+
+
+def test_long_texts_are_compared_by_their_ends() -> None:
+    long = bytes(1 << 24)
+    tracemalloc.start()
+    try:
+        assert unlike(Files(NAMES, packed=long), Files(NAMES, packed=long[:-1] + b"1")) != ""
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(long)  # the comparison took none
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_a_card_says_has_room_on_it_whatever_the_loader_is_made_with() -> None:
+    names = {f"{number}{'x' * 5000}": number for number in range(64)}
+    loader = DataLoader(Files(NAMES, **names), collate_fn=Collator("word " * 50_000))
+    assert len(json.dumps(traits_of(loader))) < 20_000
+
+
 def test_a_loader_is_told_by_the_line_that_made_it() -> None:
     places = Places()
     one, other = (places.next() for _ in range(2))
@@ -110,6 +176,17 @@ def test_signs_of_one_topic_find_each_other_and_vanish() -> None:
     assert signs[0].others() == stranger.others() == []
     for sign in (signs[0], stranger):
         sign.close()
+
+
+@pytest.mark.parametrize(
+    "rest", ["", "1.2.3", "1.2.3.4.5", "1.2.x.4", f"1.2.3.{'9' * 20}", "-1.2.3.4"]
+)
+def test_names_that_only_begin_like_a_sign_are_passed_over(rest: str) -> None:
+    sign = Sign("a topic", Address(1, 5, 6, 7))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as somebody:
+        somebody.bind(f"{sign._prefix}{rest}".replace("@", "\0", 1))
+        assert sign.others() == []
+    sign.close()
 
 
 def test_without_a_list_of_names_nobody_is_found_and_that_is_said(
@@ -196,6 +273,18 @@ def test_the_environment_means_those_loaders_that_can_share(
         wants(share_workers="yes")
 
 
+def test_guests_leave_the_training_process_most_of_its_descriptors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loader = DataLoader(Files(NAMES), num_workers=1, share_workers=True)
+
+    def num_guests(descriptors: int) -> int:
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, descriptors))
+        return Sharing(loader, Job("a job", 13)).num_guests
+
+    assert [num_guests(most) for most in (64, 1024, resource.RLIM_INFINITY)] == [8, 12, 12]
+
+
 def test_where_the_system_cannot_it_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -204,3 +293,15 @@ def test_where_the_system_cannot_it_is_said_once(monkeypatch: pytest.MonkeyPatch
     with pytest.warns(UserWarning, match="share_workers has no effect here") as caught:
         assert len(list(loader)) == len(list(loader)) == 2
     assert len(caught) == 1
+
+
+def test_ranks_that_do_not_know_their_job_share_nothing_and_say_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    loader = DataLoader(Files(NAMES[:8]), 4, num_workers=1, share_workers=True, timeout=40)
+    with pytest.warns(UserWarning, match="nothing says which job this process is a rank of"):
+        assert len(list(loader)) == 2

@@ -6,8 +6,11 @@ are. They are compared by what they say of themselves, as far as that is cheap.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+from itertools import islice
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,9 @@ from hatchway.loader.options import fetches_batches, length_of
 
 _DEEPEST = 3
 _MOST_PARTS = 64
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, os.PathLike, torch.dtype)
+_LONGEST_TEXT = 4096
+_LONGEST_NAME = 128
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, os.PathLike, np.generic, torch.dtype)
 
 
 def traits_of(loader: Any) -> dict[str, str]:
@@ -27,16 +32,15 @@ def traits_of(loader: Any) -> dict[str, str]:
         "Hatchway's version": f"{native.ABI_VERSION}",
         "dataset (type)": _type_of(loader.dataset),
         "dataset (length)": f"{length_of(loader.dataset)}",
-        "collate_fn": _name_of(loader.collate_fn),
-        "worker_init_fn": _name_of(loader.worker_init_fn),
+        "collate_fn": _hash_of(loader.collate_fn),
+        "worker_init_fn": _hash_of(loader.worker_init_fn),
         "seeding": loader.seeding,
         "batched_fetch": f"{fetches_batches(loader)}",
         "persistent_workers": f"{loader.persistent_workers}",
         "batch_size (None or a number)": f"{not loader._auto_collation}",
     }
     for name, value in sorted(_parts_of(loader.dataset)):
-        said = hashlib.blake2b(_describe(value, _DEEPEST).encode(), digest_size=8).hexdigest()
-        traits[f"dataset.{name}"] = said
+        traits[f"dataset.{name}"[:_LONGEST_NAME]] = _hash_of(value)
     return traits
 
 
@@ -44,6 +48,11 @@ def difference(one: dict[str, str], other: dict[str, str]) -> str:
     """The name of the first trait that differs; empty if none does."""
     names = [*one, *(name for name in other if name not in one)]
     return next((name for name in names if one.get(name) != other.get(name)), "")
+
+
+def _hash_of(value: Any) -> str:
+    described = _describe(value, _DEEPEST).encode(errors="surrogatepass")
+    return hashlib.blake2b(described, digest_size=8).hexdigest()
 
 
 def _parts_of(value: Any) -> list[tuple[str, Any]]:
@@ -57,14 +66,12 @@ def _type_of(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def _name_of(function: Any) -> str:
-    if function is None or hasattr(function, "__qualname__"):
-        return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"
-    return _describe(function, _DEEPEST)
-
-
 def _describe(value: Any, depth: int) -> str:
     """A value in words that are the same in each process where it is the same."""
+    if isinstance(value, str | bytes) and len(value) > _LONGEST_TEXT:
+        # Of a long one both ends: a dataset may lie in memory as one string of bytes.
+        half = _LONGEST_TEXT // 2
+        return f"{len(value)} {value[:half]!r} {value[-half:]!r}"
     if isinstance(value, _PLAIN):
         return f"{value!r}"
     if isinstance(value, torch.Tensor | np.ndarray):
@@ -74,11 +81,26 @@ def _describe(value: Any, depth: int) -> str:
         ends = value if len(value) <= 8 else (*value[:4], *value[-4:])
         return _nested(value, len(value), [("", one) for one in ends], depth)
     if isinstance(value, dict):
-        some = [(repr(key), one) for key, one in list(value.items())[:8]]
+        some = [(repr(key), one) for key, one in islice(value.items(), 8)]
         return _nested(value, len(value), some, depth)
+    if isinstance(value, functools.partial):
+        parts = [("function", value.func), ("args", value.args), ("keywords", value.keywords)]
+        return _nested(value, None, parts, depth)
     if callable(value) and hasattr(value, "__qualname__"):
-        return _name_of(value)
+        name = f"{getattr(value, '__module__', '')}.{value.__qualname__}"
+        # What a function that was made within another one took from it, or whose method it is.
+        parts = [("", _content(cell)) for cell in getattr(value, "__closure__", None) or ()]
+        if isinstance(value, MethodType):
+            parts.append(("self", value.__self__))
+        return name if not parts else f"{name} {_nested(value, None, parts, depth)}"
     return _nested(value, None, sorted(_parts_of(value)), depth)
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # nothing is in it yet
+        return None
 
 
 def _nested(value: Any, length: int | None, parts: list[tuple[str, Any]], depth: int) -> str:

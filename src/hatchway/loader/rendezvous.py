@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
 import secrets
 import socket
 import sys
@@ -23,6 +24,8 @@ from hatchway.loader.card import Address
 
 _NAMES = Path("/proc/net/unix")
 _MOST_RANKS = 16
+_SAY_THE_JOB = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
+_ADDRESS = r"(\d{1,9})\.(\d{1,9})\.(\d{1,18})\.(\d{1,19})"
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -31,7 +34,7 @@ class Job:
     """What this process is a rank of.
 
     Attributes:
-        name: The same in all its ranks, and in no other job's.
+        name: The same in all its ranks, and in no other job's; empty if nothing tells.
         num_local: How many ranks it has on this host at most, as far as is known.
     """
 
@@ -49,8 +52,8 @@ def job_here() -> Job | None:
     num_local = min(size, _number("LOCAL_WORLD_SIZE", _MOST_RANKS))
     if num_local <= 1:
         return None
-    said = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
-    return Job(name or "/".join(os.environ.get(key, "") for key in said), num_local)
+    said = [os.environ.get(key, "") for key in _SAY_THE_JOB]
+    return Job(name or ("/".join(said) if any(said) else ""), num_local)
 
 
 def _agreed_name() -> str:
@@ -120,10 +123,10 @@ class Sign:
     def _listed(self) -> list[Address]:
         found = []
         for line in _NAMES.read_text(errors="replace").splitlines():
-            _, prefix, rest = line.partition(self._prefix)
-            if prefix:
-                pid, descriptor, inode, nonce = map(int, rest.split("."))
-                found.append(Address(pid, descriptor, inode, nonce))
+            # Any user of the host may bind a name that begins so.
+            name = re.search(f"{re.escape(self._prefix)}{_ADDRESS}$", line)
+            if name is not None:
+                found.append(Address(*map(int, name.groups())))
         return found
 
     def close(self) -> None:

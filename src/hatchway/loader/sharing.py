@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import warnings
 from typing import Any
 
@@ -16,9 +17,11 @@ from hatchway.loader.likeness import difference, traits_of
 from hatchway.loader.rendezvous import Job, Sign, job_here
 from hatchway.loader.shared import Bell
 
-# Each takes two descriptors of the training process. Workers for whom there is no id
-# left on a board work for others.
+_LONGEST_TOPIC = 1024
+# Workers for whom there is no id left on a board work for others.
 _MOST_GUESTS = 128
+# Each takes three descriptors of the training process, which may have few.
+_DESCRIPTORS_FOR_A_GUEST = 8
 
 
 def sharing_of(loader: Any) -> Sharing | None:
@@ -26,15 +29,15 @@ def sharing_of(loader: Any) -> Sharing | None:
     job = job_here() if loader.wants_shared_workers else None
     if job is None:
         return None
-    missing = _missing()
+    missing = _missing(job)
     if missing:
         loader.bond.warn(f"share_workers has no effect here: {missing}")
         return None
     return Sharing(loader, job)
 
 
-def _missing() -> str:
-    """What this system lacks, in words; empty if nothing."""
+def _missing(job: Job) -> str:
+    """What is lacking here, in words; empty if nothing."""
     try:
         os.close(os.memfd_create("hatchway"))
     except (AttributeError, OSError):
@@ -43,7 +46,20 @@ def _missing() -> str:
         os.close(watch(os.getpid()))
     except (AttributeError, OSError):
         return "it needs pidfd_open (Linux 5.3) to notice when another rank's worker dies"
+    if not job.name:
+        # Another job of this user's may look the same.
+        return (
+            "nothing says which job this process is a rank of; call init_process_group() before "
+            "the first pass, or set MASTER_ADDR and MASTER_PORT"
+        )
     return ""
+
+
+def _most_guests() -> int:
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return _MOST_GUESTS
+    return min(_MOST_GUESTS, descriptors // _DESCRIPTORS_FOR_A_GUEST)
 
 
 class Bond:
@@ -83,12 +99,13 @@ class Sharing:
     def __init__(self, loader: Any, job: Job) -> None:
         self._bond: Bond = loader.bond  # not the loader: this lives as long as its workers
         self._num_own: int = loader.num_workers
-        self.num_guests = min(_MOST_GUESTS, (job.num_local - 1) * self._num_own)
+        self.num_guests = min(_most_guests(), (job.num_local - 1) * self._num_own)
         # Workers that were started for another pass may have another dataset: it may have
         # been changed in between, for the epoch say.
         self._topic = f"{job.name} {self._bond.place} {self._bond.num_passes}"
         self._bond.num_passes += 1
-        self._traits = traits_of(loader)
+        # Signs are public, and anybody may put up another's: the card says so itself.
+        self._traits = {"job": self._topic[-_LONGEST_TOPIC:], **traits_of(loader)}
         self._sign: Sign | None = None
         self._own_bells: list[Bell] = []
 
