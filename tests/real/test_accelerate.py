@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, RandomSampler
 
 import hatchway
+from tests.real.ranks import Rank, ranks
 
 accelerate = pytest.importorskip("accelerate", reason="`make test` installs accelerate")
 
@@ -126,6 +130,66 @@ def test_its_state_counts_what_the_loop_was_given(accelerator: Any) -> None:
     going_on = prepare()
     going_on.load_state_dict(state)
     assert sorted(before + numbers(going_on)) == list(range(30))
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_its_state_knows_the_sampler_that_accelerate_put_into_it(
+    accelerator: Any, split: bool
+) -> None:
+    configuration = accelerate.DataLoaderConfiguration(
+        use_seedable_sampler=True, split_batches=split, data_seed=3
+    )
+    seeding = accelerate.Accelerator(cpu=True, dataloader_config=configuration)
+
+    def prepare() -> Any:
+        return seeding.prepare(hatchway.DataLoader(Numbers(), 4, shuffle=True, num_workers=1))
+
+    stopped = prepare()
+    assert sorted(numbers(stopped)) == list(range(30))  # its order depends on the epoch
+    batches = iter(stopped)
+    before = numbers([next(batches) for _ in range(3)])
+    state = stopped.state_dict()
+    batches.close()
+    going_on = prepare()
+    going_on.load_state_dict(state)
+    assert sorted(before + numbers(going_on)) == list(range(30))
+
+
+def stop_and_go_on(rank: Rank, **configured: bool) -> tuple[list[int], list[int]]:
+    os.environ.update(
+        RANK=f"{rank.number}",
+        LOCAL_RANK=f"{rank.number}",
+        WORLD_SIZE=f"{rank.size}",
+        LOCAL_WORLD_SIZE=f"{rank.size}",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT="0",  # the process group is there already
+        ACCELERATE_USE_CPU="true",
+        OMP_NUM_THREADS="1",
+    )
+    configuration = accelerate.DataLoaderConfiguration(**configured)
+    accelerator = accelerate.Accelerator(cpu=True, dataloader_config=configuration)
+
+    def prepare() -> Any:
+        return accelerator.prepare(hatchway.DataLoader(Numbers(40), 4, num_workers=1))
+
+    stopped = prepare()
+    batches = iter(stopped)
+    before = numbers([next(batches) for _ in range(2)])
+    state = stopped.state_dict()
+    batches.close()
+    going_on = prepare()
+    going_on.load_state_dict(state)
+    return before, numbers(going_on)
+
+
+@pytest.mark.parametrize("configured", [{}, {"dispatch_batches": True}, {"split_batches": True}])
+def test_each_of_two_processes_goes_on_with_what_it_was_not_given(
+    configured: dict[str, bool],
+) -> None:
+    with ranks(2, partial(stop_and_go_on, **configured)) as those:
+        parts = [part for before_and_after in those.hear_all() for part in before_and_after]
+        those.join()
+    assert sorted(itertools.chain(*parts)) == list(range(40))
 
 
 def test_two_loaders_over_one_dataset_are_not_taken_for_each_other(accelerator: Any) -> None:

@@ -28,6 +28,7 @@ class KeptLoaders:
 
     def __init__(self) -> None:
         self._loaders: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._dispatched: weakref.WeakKeyDictionary[Any, Dispatched] = weakref.WeakKeyDictionary()
         self._is_watching = False
 
     def add(self, loader: Any) -> None:
@@ -56,6 +57,9 @@ class KeptLoaders:
             )
         else:
             adapter.__init__ = self._keeping(adapter.__init__)
+            adapter.adjust_state_dict_for_prefetch = self._adjusting(
+                adapter.adjust_state_dict_for_prefetch
+            )
 
     def _keeping(self, construct: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(construct)
@@ -69,6 +73,50 @@ class KeptLoaders:
                 self._loaders.add(adapter.base_dataloader)
 
         return construct_and_keep
+
+    def _adjusting(self, adjust: Callable[[Any], None]) -> Callable[[Any], None]:
+        @functools.wraps(adjust)
+        def adjust_for_prefetch(adapter: Any) -> None:
+            if adapter.base_dataloader in self._loaders:
+                self._dispatched.setdefault(adapter, Dispatched()).correct(adapter)
+            else:
+                adjust(adapter)
+
+        return adjust_for_prefetch
+
+
+class Dispatched:
+    """Which state of a loader whose batches go to all processes is that of the loop.
+
+    The adapter takes as many batches as there are processes for each one that it gives, and
+    looks at the state before each: the loop was given what was taken before the first.
+    """
+
+    def __init__(self) -> None:
+        self._pass: Any = None
+        self._num_looks = 0
+        self._state: Any = None
+
+    def correct(self, adapter: Any) -> None:
+        """Put the state of the loop where the adapter put the loader's."""
+        present = adapter.base_dataloader._passes.present
+        if present is not self._pass:
+            self._pass, self._num_looks = present, 0
+        if adapter.end_of_dataloader or self._num_looks % _num_taken(adapter) == 0:
+            self._state = adapter.dl_state_dict
+        adapter.dl_state_dict = self._state
+        self._num_looks += 1
+
+
+def is_seeded_by_epoch(sampler: Any) -> bool:
+    """Whether a sampler is Accelerate's, which makes its generator and seeds it for each epoch."""
+    return type(sampler).__module__ == _MODULE and hasattr(sampler, "initial_seed")
+
+
+def _num_taken(adapter: Any) -> int:
+    """How many batches an adapter takes for each one that it gives."""
+    is_one = getattr(adapter, "split_batches", True) or adapter.submesh_tp is not None
+    return 1 if is_one else int(adapter.state.num_processes)
 
 
 def _is_of(built: Any, original: Any) -> bool:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hatchway.loader.accelerated import is_seeded_by_epoch
 from hatchway.loader.access import is_deferred, is_iterable
 from hatchway.loader.errors import StateError
 from hatchway.loader.options import has_own_batches, length_of, makes_batches_freely
@@ -331,16 +332,21 @@ def _samplers(loader: Any) -> list[Any]:
     """The loader's samplers, the outermost first."""
     if is_deferred(loader.dataset):
         return [loader.dataset]  # what it yields is the order
-    outer = loader.batch_sampler if has_own_batches(loader) else loader.sampler
-    inner = getattr(outer, "sampler", None)
-    return [outer] if inner is None else [outer, inner]
+    outer = loader.batch_sampler
+    if not has_own_batches(loader):  # Accelerate puts its own into the batch sampler
+        outer = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    found: list[Any] = []
+    while outer is not None and all(outer is not one for one in found):
+        found.append(outer)
+        outer = getattr(outer, "sampler", getattr(outer, "batch_sampler", None))
+    return found
 
 
 def _generators(loader: Any) -> list[torch.Generator]:
     """The generators that loader and samplers draw from, each once."""
     found: list[torch.Generator] = []
     for owner in (loader, *_samplers(loader)):
-        generator = getattr(owner, "generator", None)
+        generator = None if is_seeded_by_epoch(owner) else getattr(owner, "generator", None)
         if isinstance(generator, torch.Generator) and all(generator is not one for one in found):
             found.append(generator)
     return found
