@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import Dataset, IterableDataset, RandomSampler
+from torch.utils.data import BatchSampler, Dataset, IterableDataset, RandomSampler
 
 import hatchway
 from tests.real.ranks import Rank, ranks
@@ -205,6 +205,27 @@ def test_two_loaders_over_one_dataset_are_not_taken_for_each_other(accelerator: 
     ]
     assert [one.slow_after_s for one in ours[:2]] == [1.0, 2.0]
     assert [next(iter(one)).shape[0] for one in ours] == [4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"dataset": Stream(), "batch_size": 4},
+        {"dataset": Numbers(), "batch_sampler": BatchSampler(range(30), 4, drop_last=False)},
+    ],
+    ids=["stream", "batch_sampler"],
+)
+def test_torchs_loader_with_the_same_arguments_stays_torchs(
+    accelerator: Any, arguments: dict[str, Any]
+) -> None:
+    ours = [hatchway.DataLoader(**arguments, slow_after_s=seconds) for seconds in (1.0, 2.0)]
+    stock = torch.utils.data.DataLoader(**arguments)
+    one, left, other = accelerator.prepare(ours[0], stock, ours[1])
+    assert type(left.base_dataloader) is torch.utils.data.DataLoader
+    assert [one.slow_after_s, other.slow_after_s] == [1.0, 2.0]
+    skipped = accelerate.skip_first_batches(left, 1)
+    assert type(skipped.base_dataloader) is torch.utils.data.DataLoader
+    assert accelerate.skip_first_batches(other, 1).slow_after_s == 2.0
 
 
 def test_an_attribute_that_a_loader_lacks_is_an_error_that_names_it() -> None:

@@ -14,6 +14,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 from torch.utils.data import IterableDataset
@@ -65,10 +66,9 @@ class KeptLoaders:
         @functools.wraps(construct)
         def construct_and_keep(adapter: Any, *args: Any, **kwargs: Any) -> None:
             construct(adapter, *args, **kwargs)
-            built = adapter.base_dataloader
-            original = next(filter(lambda one: _is_of(built, one), list(self._loaders)), None)
-            if original is not None:
-                adapter.base_dataloader = _twin(original, built)
+            original = _given()
+            if original in self._loaders:
+                adapter.base_dataloader = _twin(original, adapter.base_dataloader)
                 adapter.dl_state_dict = adapter.base_dataloader.state_dict()
                 self._loaders.add(adapter.base_dataloader)
 
@@ -119,16 +119,16 @@ def _num_taken(adapter: Any) -> int:
     return 1 if is_one else int(adapter.state.num_processes)
 
 
-def _is_of(built: Any, original: Any) -> bool:
-    """Whether ``built`` was built from the arguments of ``original``."""
-    same = ("collate_fn", "worker_init_fn", "num_workers", "timeout", "in_order")
-    if any(getattr(built, name) != getattr(original, name) for name in same):
-        return False
-    if not any(one is original.dataset for one in _wrapped(built.dataset)):
-        return False
-    return not _has_batches_of_indices(original) or any(
-        one is original.batch_sampler for one in _wrapped(built.batch_sampler)
-    )
+def _given() -> Any:
+    """The loader that Accelerate was given, while it makes an adapter from its arguments."""
+    # Two loaders may have all arguments in common, and one of them be torch's.
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__") == _MODULE:
+        if "dataloader" in frame.f_locals:
+            given = frame.f_locals["dataloader"]
+            return getattr(given, "base_dataloader", given)
+        frame = frame.f_back
+    return None
 
 
 def _twin(original: Any, built: Any) -> Any:
