@@ -219,6 +219,10 @@ class DataLoader(TorchLoader[T_co]):
         _ = self.wants_shared_workers, fetches_batches(self)  # or raise
         self._kept.add(self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Persistent workers serve this loader, in this process, and no copy of it.
+        return {**vars(self), "_iterator": None}
+
     def __getattr__(self, name: str) -> Any:
         self._kept.is_asked(self, name)
         return self.__getattribute__(name)  # raises what it raised
