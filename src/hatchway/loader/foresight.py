@@ -7,7 +7,6 @@ the usual cost start in turn: for all of them that distance is the same.
 
 from __future__ import annotations
 
-import statistics
 from collections import deque
 
 import numpy as np
@@ -55,7 +54,7 @@ class Foresight:
     def pace_s(self) -> float:
         """Seconds in which the training loop takes a sample; 0 while nothing is known."""
         if len(self._paces_s) >= _ENOUGH_PACES:
-            return statistics.median(self._paces_s)
+            return sorted(self._paces_s)[len(self._paces_s) // 2]  # the median, or the one above
         return self.model.mean_s / self.num_workers
 
     def look(
