@@ -66,13 +66,21 @@ class KeptLoaders:
         @functools.wraps(construct)
         def construct_and_keep(adapter: Any, *args: Any, **kwargs: Any) -> None:
             construct(adapter, *args, **kwargs)
-            original = _given()
-            if original in self._loaders:
-                adapter.base_dataloader = _twin(original, adapter.base_dataloader)
+            built = adapter.base_dataloader
+            original = self._original_of(built)
+            if original is not None:
+                adapter.base_dataloader = _twin(original, built)
                 adapter.dl_state_dict = adapter.base_dataloader.state_dict()
                 self._loaders.add(adapter.base_dataloader)
 
         return construct_and_keep
+
+    def _original_of(self, built: Any) -> Any:
+        """The loader of ours whose arguments ``built`` was built from; None for others'."""
+        given = _given()
+        if given is not None:
+            return given if given in self._loaders else None
+        return next((one for one in list(self._loaders) if _is_of(built, one)), None)
 
     def _adjusting(self, adjust: Callable[[Any], None]) -> Callable[[Any], None]:
         @functools.wraps(adjust)
@@ -119,10 +127,25 @@ def _num_taken(adapter: Any) -> int:
     return 1 if is_one else int(adapter.state.num_processes)
 
 
+def _is_of(built: Any, original: Any) -> bool:
+    """Whether ``built`` has the arguments of ``original``."""
+    same = ("collate_fn", "worker_init_fn", "num_workers", "timeout", "in_order")
+    if any(getattr(built, name) != getattr(original, name) for name in same):
+        return False
+    if not any(one is original.dataset for one in _wrapped(built.dataset)):
+        return False
+    return not _has_batches_of_indices(original) or any(
+        one is original.batch_sampler for one in _wrapped(built.batch_sampler)
+    )
+
+
 def _given() -> Any:
-    """The loader that Accelerate was given, while it makes an adapter from its arguments."""
-    # Two loaders may have all arguments in common, and one of them be torch's.
-    frame: FrameType | None = sys._getframe(2)
+    """The loader that Accelerate was given, while it makes an adapter from its arguments.
+
+    Arguments alone do not tell: two loaders may have all of them in common, and one of them
+    be torch's. None where Accelerate does not call it so any more.
+    """
+    frame: FrameType | None = sys._getframe(3)
     while frame is not None and frame.f_globals.get("__name__") == _MODULE:
         if "dataloader" in frame.f_locals:
             given = frame.f_locals["dataloader"]
