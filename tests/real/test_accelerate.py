@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import BatchSampler, Dataset, IterableDataset, RandomSampler
 
 import hatchway
+from hatchway.loader import accelerated
 from tests.real.ranks import Rank, ranks
 
 accelerate = pytest.importorskip("accelerate", reason="`make test` installs accelerate")
@@ -226,6 +227,17 @@ def test_torchs_loader_with_the_same_arguments_stays_torchs(
     skipped = accelerate.skip_first_batches(left, 1)
     assert type(skipped.base_dataloader) is torch.utils.data.DataLoader
     assert accelerate.skip_first_batches(other, 1).slow_after_s == 2.0
+
+
+def test_it_stays_where_accelerate_does_not_say_which_loader_it_was_given(
+    accelerator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accelerated, "_given", lambda: None)
+    data = Numbers()
+    train = hatchway.DataLoader(data, batch_size=4, shuffle=True, slow_after_s=1.0)
+    check = hatchway.DataLoader(data, batch_size=5, slow_after_s=2.0)
+    ours = accelerator.prepare(train, check, torch.utils.data.DataLoader(data, batch_size=6))
+    assert [getattr(one, "slow_after_s", None) for one in ours] == [1.0, 2.0, None]
 
 
 def test_an_attribute_that_a_loader_lacks_is_an_error_that_names_it() -> None:
