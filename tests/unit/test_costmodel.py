@@ -43,6 +43,15 @@ def test_cheap_samples_are_not_stored() -> None:
     assert model.is_useful
 
 
+def test_a_few_slow_samples_among_millions_are_not_worth_a_table() -> None:
+    model = CostModel(1_000_000)
+    for index in range(10):
+        model.observe(_indices(index, 20), _seconds(2 * LEAST_CUT_S, 1e-5))
+        assert not model.is_useful
+    model.observe(_indices(10), _seconds(2 * LEAST_CUT_S))
+    assert model.is_useful
+
+
 def test_an_index_is_predicted_from_its_own_past() -> None:
     model = CostModel(NUM)
     model.observe(_indices(5, 6), _seconds(0.1, 0.004))

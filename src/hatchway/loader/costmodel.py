@@ -19,6 +19,9 @@ _REACH = 16
 # A way of guessing is believed while it is this much better than naming the usual time.
 _MUST_BEAT = 0.8
 _OLD_SHARE = 0.95
+# On a busy machine any sample may once take long. That is no reason to take 40 MB for the
+# ten million cheap ones of a dataset: a slow one for each 400 KB is.
+_INDICES_A_SLOW_ONE = 100_000
 _LEAST_S = 1e-7
 # A saved cost is one of 255 steps of a ninth of a factor of 2, from _LEAST_S on: within 4 %
 # over 28 doublings, from 0.1 us to half a minute; what takes longer is saved as that.
@@ -28,8 +31,8 @@ _STEPS_A_DOUBLING = 9
 class CostModel:
     """Seconds that a sample takes, by its dataset index, in 4 bytes an index.
 
-    Nothing is stored before a sample has taken 2 ms: cheaper ones are never worth a
-    prediction. An index that was not seen is predicted from its size, where the user
+    Nothing is stored before a sample has taken 2 ms, in large datasets one for each 100,000
+    indices: cheaper ones are never worth a prediction. An index that was not seen is predicted from its size, where the user
     gave sizes, or from its neighbours, whichever has proved better on the indices that
     came for the first time; if neither has, by the usual time.
 
@@ -43,6 +46,7 @@ class CostModel:
         self._num_indices = num_indices
         self._sizes = sizes
         self._costs: NDArray[np.float32] | None = None
+        self._num_slow = 0
         self._usual_s = self._mean_s = 0.0
         self._by_neighbours = _Guess()
         self._by_size = _Guess()
@@ -76,6 +80,9 @@ class CostModel:
         """
         if self._costs is None:
             if not self.wants(seconds) or self._num_indices <= 0:
+                return
+            self._num_slow += int(np.count_nonzero(seconds > LEAST_CUT_S))
+            if self._num_slow <= self._num_indices // _INDICES_A_SLOW_ONE:
                 return
             # Pages of it are taken when they are written for the first time.
             self._costs = np.zeros(self._num_indices, np.float32)
