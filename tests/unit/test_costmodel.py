@@ -44,7 +44,7 @@ def test_cheap_samples_are_not_stored() -> None:
 
 
 def test_a_few_slow_samples_among_millions_are_not_worth_a_table() -> None:
-    model = CostModel(1_000_000)
+    model = CostModel(100_000)
     for index in range(10):
         model.observe(_indices(index, 20), _seconds(2 * LEAST_CUT_S, 1e-5))
         assert not model.is_useful

@@ -20,8 +20,8 @@ _REACH = 16
 _MUST_BEAT = 0.8
 _OLD_SHARE = 0.95
 # On a busy machine any sample may once take long. That is no reason to take 40 MB for the
-# ten million cheap ones of a dataset: a slow one for each 400 KB is.
-_INDICES_A_SLOW_ONE = 100_000
+# ten million cheap ones of a dataset: a slow one for each 40 KB is.
+_INDICES_A_SLOW_ONE = 10_000
 _LEAST_S = 1e-7
 # A saved cost is one of 255 steps of a ninth of a factor of 2, from _LEAST_S on: within 4 %
 # over 28 doublings, from 0.1 us to half a minute; what takes longer is saved as that.
@@ -31,10 +31,11 @@ _STEPS_A_DOUBLING = 9
 class CostModel:
     """Seconds that a sample takes, by its dataset index, in 4 bytes an index.
 
-    Nothing is stored before a sample has taken 2 ms, in large datasets one for each 100,000
-    indices: cheaper ones are never worth a prediction. An index that was not seen is predicted from its size, where the user
-    gave sizes, or from its neighbours, whichever has proved better on the indices that
-    came for the first time; if neither has, by the usual time.
+    Nothing is stored before a sample has taken 2 ms, in large datasets one for each 10,000
+    indices: cheaper ones are never worth a prediction. An index that was not seen is
+    predicted from its size, where the user gave sizes, or from its neighbours, whichever
+    has proved better on the indices that came for the first time; if neither has, by the
+    usual time.
 
     Args:
         num_indices: The dataset's length; other indices are not learned.
