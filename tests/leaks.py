@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -95,17 +96,24 @@ def _num_descriptors() -> int:
 def _foreign() -> frozenset[str]:
     """Return the shared memory that processes outside this test run hold."""
     own = {os.getpid(), *(process.pid for process in _children())}
+    prefix = f"{SHARED_MEMORY}/"
     names: set[str] = set()
+    inodes: set[int] = set()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) in own:
             continue
         try:
-            held = [os.readlink(link) for link in (entry / "fd").iterdir()]
-            held += [line.rpartition(" ")[2] for line in (entry / "maps").read_text().splitlines()]
+            links = [os.readlink(link) for link in (entry / "fd").iterdir()]
+            lines = (entry / "maps").read_text().splitlines()
         except OSError:
             continue  # gone, or not ours to look at
-        prefix = f"{SHARED_MEMORY}/"
-        names.update(path[len(prefix) :] for path in held if path.startswith(prefix))
+        names.update(path[len(prefix) :] for path in links if path.startswith(prefix))
+        # A semaphore was made under another name, and is mapped under that.
+        inodes.update(int(line.split()[4]) for line in lines if prefix in line)
+    for name in _shared_memory() - names:
+        with contextlib.suppress(FileNotFoundError):
+            if (SHARED_MEMORY / name).stat().st_ino in inodes:
+                names.add(name)
     return frozenset(names)
 
 
