@@ -308,6 +308,7 @@ class Crew:
             auto_collation=True,
             rows=rows,
             per_position_seeds=False,
+            fetches_batches=False,
         )
         self.pool = SimulatedPool(self)
         self.pool.start = self.start
