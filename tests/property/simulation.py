@@ -234,6 +234,9 @@ class SimulatedPool:
     def dead(self) -> list[tuple[int, int | None]]:
         return [(i, -9) for i, actor in self._workers.items() if not actor.alive]
 
+    def pid_of(self, worker_id: int) -> None:
+        """No process of its own."""
+
     def forget(self, worker_id: int) -> None:
         del self._workers[worker_id]
 
