@@ -41,9 +41,9 @@ def waits_for_fast(board: Board, status: NDArray[Any], begin: int, end: int, now
     if not patience_s:
         # The first batch: no times are known but those of the samples at hand.
         finished = np.flatnonzero(status == Status.DONE)
-        median_s = float(np.median(board.run_at(board.seconds, finished + begin)))
-        is_cheap = len(finished) < _ENOUGH or median_s < _CHEAP_S
-        patience_s = RARE_PATIENCE_S if is_cheap else 2 * median_s
+        seconds = board.run_at(board.seconds, finished + begin)
+        median_s = float(np.median(seconds)) if len(seconds) >= _ENOUGH else 0.0
+        patience_s = RARE_PATIENCE_S if median_s < _CHEAP_S else 2 * median_s
     age_s = now_s - board.started.array[board.run_at(board.worker, claimed + begin)]
     cost_s = board.run_at(board.cost, claimed + begin).astype(np.float64)
     is_slow = board.run_at(board.lead, claimed + begin) > 0
