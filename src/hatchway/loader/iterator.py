@@ -168,8 +168,7 @@ class ParallelIterator(_BaseDataLoaderIter):
             if not first:
                 self._pool.wake(self._pool.size)
         if first:
-            for worker_id in range(1, min(self._board.head[Head.NUM_SEATS], self._max_workers)):
-                self._pool.start(worker_id)
+            self._pool.start_all(min(self._board.head[Head.NUM_SEATS], self._max_workers))
             if self._sharing is not None:
                 self._sharing.meet()
         if self._adaptation is not None:
@@ -329,9 +328,9 @@ class ParallelIterator(_BaseDataLoaderIter):
 
     def _adapt(self, *, waits: bool = False) -> bool:
         """Have the number of workers follow the load; whether one was started."""
-        adaptation = self._adaptation
-        if adaptation is None:
-            return False
+        adaptation, has_started = self._adaptation, self._pool.start_next()
+        if adaptation is None or has_started:
+            return has_started
         now = time.monotonic()
         if now >= adaptation.next_s:
             adaptation.look(now, self._meter.starved_s)

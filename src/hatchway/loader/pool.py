@@ -17,7 +17,7 @@ import torch
 from hatchway.loader.board import Alive, Board, Head
 from hatchway.loader.commons import Commons
 from hatchway.loader.guests import NoGuests
-from hatchway.loader.machine import TaskUsage, process_memory_bytes, usages_of
+from hatchway.loader.machine import TaskUsage, cpu_quota, process_memory_bytes, usages_of
 from hatchway.loader.task import WorkerTask
 from hatchway.loader.worker import main
 
@@ -47,6 +47,8 @@ class Pool(ABC):
         self._commons = task.commons
         self._workers: dict[int, Any] = {}
         self._begun: dict[int, Any] = {}
+        self._later: list[int] = []
+        self._num_cores = max(1, int(cpu_quota()))
         self.guests = NoGuests()
 
     @property
@@ -68,6 +70,30 @@ class Pool(ABC):
             alive[worker_id] = Alive.GONE
             raise
         self._commons.count_workers()
+
+    def start_all(self, count: int) -> None:
+        """Start the workers with ids below ``count`` that there are not.
+
+        Where that is not cheap, as many at a time as there are cores: the first are ready,
+        and make the first batch, long before the last. :meth:`start_next` goes on.
+        """
+        self._later = list(range(count))
+        while self.start_next():
+            pass
+
+    def start_next(self) -> bool:
+        """Start one of those that are to be started yet, if a core is free; whether one was."""
+        later = self._later
+        while later and later[0] in self._workers:
+            del later[0]
+        if not later:
+            return False
+        if not self.starts_fast:
+            num_starting = bytes(self.board.alive.cells).count(Alive.STARTING)
+            if num_starting >= self._num_cores:
+                return False
+        self.start(later.pop(0))
+        return True
 
     @abstractmethod
     def _begin(self, worker_id: int) -> Any:
@@ -170,7 +196,10 @@ class ProcessPool(Pool):
         return weakref.finalize(self, close, self._workers, self._task.commons, os.getpid(), *more)
 
     def _begin(self, worker_id: int) -> Any:
-        target, arguments = self._entry(dataclasses.replace(self._task, worker_id=worker_id))
+        task = dataclasses.replace(
+            self._task, worker_id=worker_id, says_when_ready=not self.starts_fast
+        )
+        target, arguments = self._entry(task)
         process = self._context.Process(
             target=target,
             args=arguments,

@@ -28,13 +28,6 @@ class Seat(Worker):
         self._is_put_down = self._is_parked = False
         super().__init__(task)
 
-    def begin(self) -> None:
-        """Make the dataset ready."""
-        self._samples.start()
-        if self._board.alive.cells[self._id] == Alive.STARTING:
-            self._board.alive.cells[self._id] = Alive.HERE
-        self._admission.spans = self._samples.spans
-
     @property
     def is_over(self) -> bool:
         """Whether the training process of the board stops its workers."""

@@ -26,6 +26,7 @@ class WorkerTask:
         rows: Whether samples of a fixed structure are written as rows.
         per_position_seeds: Whether the generators are seeded for each sample.
         fetches_batches: Whether the dataset is asked for a batch at once.
+        says_when_ready: Whether the training process waits for that, to start others.
     """
 
     commons: Commons
@@ -39,6 +40,7 @@ class WorkerTask:
     rows: bool
     per_position_seeds: bool
     fetches_batches: bool
+    says_when_ready: bool = False
 
 
 def task_of(loader: Any, commons: Commons, base_seed: int, *, num_workers: int) -> WorkerTask:

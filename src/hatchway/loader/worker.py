@@ -48,13 +48,19 @@ class Worker:
         self._parent_alive: int | None = None
         self._watch_parent()
 
+    def begin(self) -> None:
+        """Make the dataset ready, and say so."""
+        self._samples.start()
+        if self._board.alive.cells[self._id] == Alive.STARTING:
+            self._board.alive.cells[self._id] = Alive.HERE
+        if self._task.says_when_ready:
+            self._commons.bell.ring()
+        self._admission.spans = self._samples.spans
+
     def run(self) -> None:
         """Work until told to stop, or until the training process is gone."""
         with contextlib.suppress(TrainingProcessGone):
-            self._samples.start()
-            if self._board.alive.cells[self._id] == Alive.STARTING:
-                self._board.alive.cells[self._id] = Alive.HERE
-            self._admission.spans = self._samples.spans
+            self.begin()
             while True:
                 work = self._next_work()
                 if work is None:
