@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import tracemalloc
+import types
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from hatchway.loader import rendezvous
 from hatchway.loader.card import Address, Card, Neighbour, is_there
 from hatchway.loader.distant import Distant, DistantBell, started, watch
 from hatchway.loader.likeness import difference, traits_of
-from hatchway.loader.rendezvous import Job, Places, Sign, job_here
+from hatchway.loader.rendezvous import AgreedName, Job, Places, Sign, job_here
 from hatchway.loader.shared import Bell, wait_readable
 from hatchway.loader.sharing import Sharing
 
@@ -153,17 +154,39 @@ def test_a_loader_is_told_by_the_line_that_made_it() -> None:
 def test_a_job_is_told_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
-    assert job_here() is None
+    assert job_here(AgreedName()) is None
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert job_here() is None
+    assert job_here(AgreedName()) is None
     monkeypatch.setenv("WORLD_SIZE", "8")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.setenv("MASTER_ADDR", "here")
     monkeypatch.setenv("MASTER_PORT", "29500")
-    assert job_here() == Job("here/29500/", 4)
+    assert job_here(AgreedName()) == Job("here/29500/", 4)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    assert job_here() is None
+    assert job_here(AgreedName()) is None
+
+
+def test_a_process_group_is_asked_once_for_the_name_of_the_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Group: ...
+
+    class Store:
+        num_asked = 0
+
+        def compare_set(self, key: str, expected: str, desired: str) -> bytes:
+            Store.num_asked += 1
+            return b"chosen"
+
+    distributed = torch.distributed
+    monkeypatch.setattr(distributed.distributed_c10d, "_get_default_store", Store)
+    groups = types.SimpleNamespace(WORLD=Group())
+    monkeypatch.setattr(distributed, "group", groups)
+    agreed = AgreedName()
+    assert [agreed.of_group(), agreed.of_group(), Store.num_asked] == ["chosen", "chosen", 1]
+    groups.WORLD = Group()
+    assert [agreed.of_group(), Store.num_asked] == ["chosen", 2]
 
 
 def test_signs_of_one_topic_find_each_other_and_vanish() -> None:

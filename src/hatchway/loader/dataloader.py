@@ -24,7 +24,7 @@ from hatchway.loader.options import (
     resolve_num_workers,
     wants_sharing,
 )
-from hatchway.loader.rendezvous import Places
+from hatchway.loader.rendezvous import AgreedName, Places
 from hatchway.loader.serial import SerialIterator
 from hatchway.loader.sharing import Bond
 from hatchway.loader.state import PassBook
@@ -125,6 +125,7 @@ class DataLoader(TorchLoader[T_co]):
 
     # Of the process, since it is the program that all ranks have in common.
     _places: ClassVar[Places] = Places()
+    _agreed_name: ClassVar[AgreedName] = AgreedName()
     _kept: ClassVar[KeptLoaders] = KeptLoaders()
 
     def __init__(

@@ -14,9 +14,11 @@ import re
 import secrets
 import socket
 import sys
+import weakref
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch.distributed
 
@@ -42,11 +44,34 @@ class Job:
     num_local: int
 
 
-def job_here() -> Job | None:
+class AgreedName:
+    """A name that the first rank to ask has chosen; no rank waits for another.
+
+    A process group is asked once: the rank that keeps its store may be gone, or stopped, later.
+    """
+
+    def __init__(self) -> None:
+        self._names: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+    def of_group(self) -> str:
+        """The name in the present process group; empty if there is none to be had."""
+        # What a rank of an earlier job, which hangs, was started with may be the same as here.
+        try:
+            group = torch.distributed.group.WORLD
+            if group not in self._names:
+                store = torch.distributed.distributed_c10d._get_default_store()
+                name = store.compare_set("hatchway/job", "", secrets.token_hex(8))
+                self._names[group] = bytes(name).decode()
+            return self._names[group]
+        except Exception:
+            return ""  # the rank that keeps the store is gone, or the backend has none
+
+
+def job_here(agreed: AgreedName) -> Job | None:
     """The job of which this process is a rank; None if it is alone."""
     name, size = "", 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        name, size = _agreed_name(), torch.distributed.get_world_size()
+        name, size = agreed.of_group(), torch.distributed.get_world_size()
     elif "RANK" in os.environ:
         size = _number("WORLD_SIZE", 1)
     num_local = min(size, _number("LOCAL_WORLD_SIZE", _MOST_RANKS))
@@ -54,16 +79,6 @@ def job_here() -> Job | None:
         return None
     said = [os.environ.get(key, "") for key in _SAY_THE_JOB]
     return Job(name or ("/".join(said) if any(said) else ""), num_local)
-
-
-def _agreed_name() -> str:
-    """A name that the first rank to ask has chosen; no rank waits for another."""
-    # What a rank of an earlier job, which hangs, was started with may be the same as here.
-    try:
-        store = torch.distributed.distributed_c10d._get_default_store()
-        return bytes(store.compare_set("hatchway/job", "", secrets.token_hex(8))).decode()
-    except Exception:
-        return ""  # the rank that keeps the store is gone, or the backend has none
 
 
 def _number(name: str, otherwise: int) -> int:

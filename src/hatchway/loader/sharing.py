@@ -26,7 +26,7 @@ _DESCRIPTORS_FOR_A_GUEST = 8
 
 def sharing_of(loader: Any) -> Sharing | None:
     """How a pass over ``loader`` shares its workers; None if it does not."""
-    job = job_here() if loader.wants_shared_workers else None
+    job = job_here(loader._agreed_name) if loader.wants_shared_workers else None
     if job is None:
         return None
     missing = _missing(job)
