@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -50,6 +50,19 @@ def accelerator() -> Iterator[Any]:
 
 def numbers(loader: Any) -> list[int]:
     return [number for batch in loader for number in batch.flatten().tolist()]
+
+
+def around_a_stop(
+    stopped: Any, prepare: Callable[[], Any], *, num_batches: int
+) -> tuple[list[int], list[int]]:
+    """What comes before a stop, and from another loader that goes on from its state."""
+    batches = iter(stopped)
+    before = numbers([next(batches) for _ in range(num_batches)])
+    state = stopped.state_dict()
+    batches.close()
+    going_on = prepare()
+    going_on.load_state_dict(state)
+    return before, numbers(going_on)
 
 
 def test_a_prepared_loader_is_ours_with_its_arguments(accelerator: Any) -> None:
@@ -123,14 +136,8 @@ def test_its_state_counts_what_the_loop_was_given(accelerator: Any) -> None:
             hatchway.DataLoader(data, size, sampler=RandomSampler(data), num_workers=2)
         )
 
-    stopped = prepare()
-    batches = iter(stopped)
-    before = numbers([next(batches) for _ in range(3)])
-    state = stopped.state_dict()
-    batches.close()
-    going_on = prepare()
-    going_on.load_state_dict(state)
-    assert sorted(before + numbers(going_on)) == list(range(30))
+    before, after = around_a_stop(prepare(), prepare, num_batches=3)
+    assert sorted(before + after) == list(range(30))
 
 
 @pytest.mark.parametrize("split", [False, True])
@@ -147,13 +154,8 @@ def test_its_state_knows_the_sampler_that_accelerate_put_into_it(
 
     stopped = prepare()
     assert sorted(numbers(stopped)) == list(range(30))  # its order depends on the epoch
-    batches = iter(stopped)
-    before = numbers([next(batches) for _ in range(3)])
-    state = stopped.state_dict()
-    batches.close()
-    going_on = prepare()
-    going_on.load_state_dict(state)
-    assert sorted(before + numbers(going_on)) == list(range(30))
+    before, after = around_a_stop(stopped, prepare, num_batches=3)
+    assert sorted(before + after) == list(range(30))
 
 
 def stop_and_go_on(rank: Rank, **configured: bool) -> tuple[list[int], list[int]]:
@@ -173,14 +175,7 @@ def stop_and_go_on(rank: Rank, **configured: bool) -> tuple[list[int], list[int]
     def prepare() -> Any:
         return accelerator.prepare(hatchway.DataLoader(Numbers(40), 4, num_workers=1))
 
-    stopped = prepare()
-    batches = iter(stopped)
-    before = numbers([next(batches) for _ in range(2)])
-    state = stopped.state_dict()
-    batches.close()
-    going_on = prepare()
-    going_on.load_state_dict(state)
-    return before, numbers(going_on)
+    return around_a_stop(prepare(), prepare, num_batches=2)
 
 
 @pytest.mark.parametrize("configured", [{}, {"dispatch_batches": True}, {"split_batches": True}])

@@ -75,6 +75,20 @@ def epoch(loader: Any) -> list[Any]:
     return [{name: values.tolist() for name, values in batch.items()} for batch in loader]
 
 
+def read_through(loader: Any, kind: type[Exception]) -> tuple[list[int], list[Exception]]:
+    """The indices that came, and the errors of this kind that came in between."""
+    iterator = iter(loader)
+    found: list[int] = []
+    errors: list[Exception] = []
+    while True:
+        try:
+            found += next(iterator)["index"].tolist()
+        except StopIteration:
+            return found, errors
+        except kind as error:
+            errors.append(error)
+
+
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 @pytest.mark.parametrize(
     "arguments",
@@ -123,14 +137,7 @@ def test_what_it_draws_does_not_depend_on_the_workers() -> None:
 @pytest.mark.parametrize("setting", SETTINGS[:4], ids=str)
 def test_what_it_raises_costs_its_batch_and_names_it(setting: dict[str, Any]) -> None:
     loader = DataLoader(Breaking(), batch_size=4, **setting)
-    iterator, found, errors = iter(loader), [], []
-    while True:
-        try:
-            found += next(iterator)["index"].tolist()
-        except StopIteration:
-            break
-        except ValueError as error:
-            errors.append(error)
+    found, errors = read_through(loader, ValueError)
     assert sorted(found) == [*range(8), *range(12, NUM_SAMPLES)]
     (error,) = errors
     assert error.args == ("nine",)
@@ -147,14 +154,7 @@ def test_a_worker_that_dies_in_it_is_replaced(tmp_path: Path) -> None:
 
 def test_a_batch_that_kills_two_workers_is_given_up_alone(tmp_path: Path) -> None:
     loader = DataLoader(Killing(tmp_path, 2), batch_size=4, num_workers=2, timeout=30)
-    iterator, found, errors = iter(loader), [], []
-    while True:
-        try:
-            found += next(iterator)["index"].tolist()
-        except StopIteration:
-            break
-        except WorkerDiedError as error:
-            errors.append(error)
+    found, errors = read_through(loader, WorkerDiedError)
     assert found == [*range(8), *range(12, NUM_SAMPLES)]
     (error,) = errors
     assert "positions [8, 9, 10, 11]" in str(error)
