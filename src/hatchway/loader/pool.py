@@ -48,7 +48,7 @@ class Pool(ABC):
         self._workers: dict[int, Any] = {}
         self._begun: dict[int, Any] = {}
         self._later: list[int] = []
-        self._num_cores = max(1, int(cpu_quota()))
+        self._most_starting = 0
         self.guests = NoGuests()
 
     @property
@@ -78,6 +78,7 @@ class Pool(ABC):
         and make the first batch, long before the last. :meth:`start_next` goes on.
         """
         self._later = list(range(count))
+        self._most_starting = count if self.starts_fast else max(1, int(cpu_quota()))
         while self.start_next():
             pass
 
@@ -88,10 +89,8 @@ class Pool(ABC):
             del later[0]
         if not later:
             return False
-        if not self.starts_fast:
-            num_starting = bytes(self.board.alive.cells).count(Alive.STARTING)
-            if num_starting >= self._num_cores:
-                return False
+        if bytes(self.board.alive.cells).count(Alive.STARTING) >= self._most_starting:
+            return False
         self.start(later.pop(0))
         return True
 

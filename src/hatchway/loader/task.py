@@ -52,6 +52,7 @@ def task_of(loader: Any, commons: Commons, base_seed: int, *, num_workers: int) 
         base_seed: Of the pass.
         num_workers: What ``get_worker_info()`` says of their number.
     """
+    in_batches = fetches_batches(loader)
     return WorkerTask(
         commons=commons,
         dataset=loader.dataset,
@@ -61,8 +62,8 @@ def task_of(loader: Any, commons: Commons, base_seed: int, *, num_workers: int) 
         num_workers=num_workers,
         base_seed=base_seed,
         auto_collation=loader._auto_collation,
-        rows=loader._auto_collation and not fetches_batches(loader),
+        rows=loader._auto_collation and not in_batches,
         # The generators of threads are the training loop's, too.
         per_position_seeds=loader.seeding == "position" and not loader.has_threads,
-        fetches_batches=fetches_batches(loader),
+        fetches_batches=in_batches,
     )
