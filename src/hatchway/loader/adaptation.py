@@ -6,8 +6,7 @@ Pure but for the crew, which the simulator has one of its own of.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from hatchway.loader.board import Alive, Board, Head, Status
 from hatchway.loader.foresight import Foresight
@@ -20,8 +19,7 @@ _LONGEST_PERIOD_S = 2.0
 _ENOUGH_SAMPLES = 8
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(NamedTuple):
     """What a crew takes of the machine.
 
     Attributes:

@@ -15,8 +15,7 @@ import json
 import mmap
 import os
 import secrets
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +34,7 @@ _TEXT = mmap.PAGESIZE
 _TABLES = _TEXT + (1 << 17)
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(NamedTuple):
     """Where a card can be found; the nonce says that it is that one."""
 
     pid: int
@@ -121,7 +119,7 @@ class Card:
             for row in rows:
                 if not row[3] or not is_there(Address(*row.tolist())):
                     row[3] = 0
-                    row[:] = dataclasses.astuple(address)
+                    row[:] = address
                     self._cells[_Cell.VERSION] += 1
                     return True
         return False
@@ -142,7 +140,7 @@ class Card:
         text = json.dumps(
             {
                 "shape": dataclasses.asdict(config.shape),
-                "rules": dataclasses.asdict(config.rules),
+                "rules": config.rules._asdict(),
                 "buffer_bytes": config.buffer_bytes,
                 "num_own": num_own,
                 "num_guests": len(self.guests),

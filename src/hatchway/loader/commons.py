@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from hatchway.loader.board import Board, BoardShape, Head, Parked, Running, Waiting
 from hatchway.loader.delivery import Delivery
@@ -23,8 +22,7 @@ T = TypeVar("T", SharedMapping, ProcessLock, ThreadLock, Bell)
 _NEWCOMER = 1 << 14
 
 
-@dataclass(frozen=True)
-class CommonsConfig:
+class CommonsConfig(NamedTuple):
     """Sizes and rules that hold for the life of the workers."""
 
     shape: BoardShape

@@ -11,8 +11,7 @@ native/loader/turns.hpp.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
     from hatchway.loader._native import BoardKernel
 
 
-@dataclass(frozen=True)
-class Delivered:
+class Delivered(NamedTuple):
     """A batch that the training loop took."""
 
     kind: int

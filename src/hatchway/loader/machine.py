@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 __all__ = [
     "CpuLimits",
@@ -24,8 +24,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class CpuLimits:
+class CpuLimits(NamedTuple):
     """How many cores exist, and how many of them this process may use.
 
     Attributes:
@@ -46,8 +45,7 @@ class CpuLimits:
         return min(float(self.num_affinity), self.cgroup_quota)
 
 
-@dataclass(frozen=True)
-class MemoryLimits:
+class MemoryLimits(NamedTuple):
     """How much memory the machine has, and how much is left for this process.
 
     Attributes:
@@ -121,8 +119,7 @@ def cpu_limits(root: Path = Path("/")) -> CpuLimits:
     )
 
 
-@dataclass(frozen=True)
-class TaskUsage:
+class TaskUsage(NamedTuple):
     """What a process or thread takes of the cores.
 
     Attributes:

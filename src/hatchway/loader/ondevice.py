@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from hatchway.loader.board import Kind
 from hatchway.loader.commons import Commons
@@ -16,8 +15,7 @@ from hatchway.loader.registration import Registration
 from hatchway.loader.transfer import Copy, StreamTransfer, Transfer, transfer_to
 
 
-@dataclass(frozen=True)
-class _Early:
+class _Early(NamedTuple):
     """A batch that lies ready on the board, is not delivered, and whose copy was begun."""
 
     block: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 import warnings
@@ -195,9 +194,7 @@ class ProcessPool(Pool):
         return weakref.finalize(self, close, self._workers, self._task.commons, os.getpid(), *more)
 
     def _begin(self, worker_id: int) -> Any:
-        task = dataclasses.replace(
-            self._task, worker_id=worker_id, says_when_ready=not self.starts_fast
-        )
+        task = self._task._replace(worker_id=worker_id, says_when_ready=not self.starts_fast)
         target, arguments = self._entry(task)
         process = self._context.Process(
             target=target,

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from hatchway.loader.commons import Commons
@@ -50,8 +49,7 @@ class End(NamedTuple):
     failure: Failure | None
 
 
-@dataclass(frozen=True)
-class ReaderTask:
+class ReaderTask(NamedTuple):
     """Everything that a reader needs.
 
     Attributes:

@@ -7,7 +7,6 @@ the last process that holds it ends: nothing is left behind.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import re
@@ -16,9 +15,8 @@ import socket
 import sys
 import weakref
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.distributed
 
@@ -31,8 +29,7 @@ _ADDRESS = r"(\d{1,9})\.(\d{1,9})\.(\d{1,18})\.(\d{1,19})"
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """What this process is a rank of.
 
     Attributes:
@@ -122,7 +119,7 @@ class Sign:
         self._prefix = f"@hatchway.{hashlib.blake2b(topic.encode(), digest_size=16).hexdigest()}."
         self._own = address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        name = self._prefix + ".".join(map(str, dataclasses.astuple(address)))
+        name = self._prefix + ".".join(map(str, address))
         try:
             self._socket.bind(name.replace("@", "\0", 1))
             if address not in self._listed():

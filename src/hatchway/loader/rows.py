@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +20,7 @@ _MAX_LEAVES = 64
 _LEAF_TYPES = {"tensor": torch.Tensor, "array": np.ndarray, "int": int, "float": float}
 
 
-@dataclass(frozen=True)
-class Leaf:
+class Leaf(NamedTuple):
     """One array of a structure: ``batch x shape`` of ``dtype``."""
 
     kind: str  # "tensor", "array", "int", "float"
@@ -35,8 +33,7 @@ class Leaf:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-@dataclass(frozen=True)
-class Nest:
+class Nest(NamedTuple):
     """A tuple, list or dict of leaves and nests."""
 
     kind: type

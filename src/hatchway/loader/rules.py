@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class DeliveryRules:
+class DeliveryRules(NamedTuple):
     """What batches are made of.
 
     Attributes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -121,7 +120,7 @@ class GuestSeat(Seat):
     is_guest = True
 
     def __init__(self, own: Seat, commons: Commons, worker_id: int) -> None:
-        super().__init__(replace(own._task, commons=commons, worker_id=worker_id))
+        super().__init__(own._task._replace(commons=commons, worker_id=worker_id))
         self._samples.start_beside(own._samples)
         self._admission.spans = self._samples.spans
 

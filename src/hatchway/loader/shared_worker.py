@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import time
 
@@ -152,7 +151,7 @@ class SharedWorker:
                     self._take_place(address)
 
     def _take_place(self, address: Address) -> None:
-        me, home = os.getpid(), dataclasses.astuple(self._card.address)
+        me, home = os.getpid(), self._card.address
         visited = Visited(address, self._own, [me, started(me), *home])
         self._visited[address] = visited
         self._seats.append(visited.seat)

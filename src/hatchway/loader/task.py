@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from hatchway.loader.commons import Commons
 from hatchway.loader.options import fetches_batches
 
 
-@dataclass(frozen=True)
-class WorkerTask:
+class WorkerTask(NamedTuple):
     """Everything that a worker process needs.
 
     Attributes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 import threading
@@ -42,9 +41,7 @@ class ThreadPool(Pool):
         )
 
     def _begin(self, worker_id: int) -> _Thread:
-        task = dataclasses.replace(
-            self._task, worker_id=worker_id, commons=self._task.commons.again()
-        )
+        task = self._task._replace(worker_id=worker_id, commons=self._task.commons.again())
         return _Thread(task, self._last)
 
     def sentinels(self) -> list[int]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -16,8 +15,7 @@ from hatchway.loader.structure import mapped
 _MOST_UNDER_WAY = 4
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(NamedTuple):
     """A batch whose copy was begun.
 
     Attributes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # A loop that waits for more than this share of its time is starved; below the other it is
 # calm. Between the two nothing changes.
@@ -43,8 +43,7 @@ class AutoCount(int):
         return "'auto'"
 
 
-@dataclass(frozen=True)
-class Observation:
+class Observation(NamedTuple):
     """What was seen for a while.
 
     Attributes:
