@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from typing import Any
 
 import pytest
@@ -90,3 +91,17 @@ def test_an_iterator_that_is_dropped_meanwhile_starts_no_more(one_core: None) ->
 def test_forked_workers_start_all_at_once(one_core: None) -> None:
     loader = DataLoader(Numbers(), num_workers=2, multiprocessing_context="fork", timeout=100)
     assert len(iter(loader)._workers) == 2  # type: ignore[attr-defined]
+
+
+class Imported(Numbers):
+    """Its samples say what a worker has imported by then."""
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        needless = ("passes", "iterator", "sharing", "streamed", "worker_type")
+        return torch.tensor([f"hatchway.loader.{name}" in sys.modules for name in needless])
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_worker_that_is_started_anew_does_not_import_what_only_a_pass_needs(method: str) -> None:
+    loader = DataLoader(Imported(), num_workers=1, multiprocessing_context=method, timeout=100)
+    assert not any(batch.any() for batch in loader)

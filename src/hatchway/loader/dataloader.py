@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import multiprocessing
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -11,11 +11,7 @@ from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import Dataset, IterableDataset, Sampler
 
 from hatchway.loader.accelerated import KeptLoaders
-from hatchway.loader.access import is_deferred, is_iterable
 from hatchway.loader.costmodel import CostModel
-from hatchway.loader.deferred import FinishingCollate
-from hatchway.loader.iterable import on_device
-from hatchway.loader.iterator import ParallelIterator
 from hatchway.loader.options import (
     LoaderOptions,
     cost_model,
@@ -24,14 +20,10 @@ from hatchway.loader.options import (
     resolve_num_workers,
     wants_sharing,
 )
-from hatchway.loader.rendezvous import AgreedName, Places
-from hatchway.loader.serial import SerialIterator
-from hatchway.loader.sharing import Bond
+from hatchway.loader.rendezvous import AgreedName, Bond, Places
 from hatchway.loader.state import PassBook
 from hatchway.loader.statistics import LoaderStatistics, StatisticsBox
-from hatchway.loader.streamed import StreamedIterator, StreamedSerialIterator
 from hatchway.loader.worker_count import AutoCount, WorkerCount
-from hatchway.loader.worker_type import choose_worker_type
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -255,6 +247,8 @@ class DataLoader(TorchLoader[T_co]):
         if self.worker_type != "auto":
             return self.worker_type == "thread"
         if self._chosen_worker_type is None:
+            from hatchway.loader.worker_type import choose_worker_type
+
             self._chosen_worker_type = choose_worker_type(self)
         return self._chosen_worker_type == "thread"
 
@@ -318,14 +312,12 @@ class DataLoader(TorchLoader[T_co]):
             return super().__iter__()
 
     def _get_iterator(self) -> Any:
-        if is_iterable(self.dataset):
-            twin = copy.copy(self)
-            twin.collate_fn = FinishingCollate(self.collate_fn)
-            if self.device is not None:
-                return on_device(twin)
-            return TorchLoader._get_iterator(twin)
-        is_stream = is_deferred(self.dataset)
-        if self.num_workers == 0:
-            return StreamedSerialIterator(self) if is_stream else SerialIterator(self)
-        self.check_worker_number_rationality()
-        return StreamedIterator(self) if is_stream else ParallelIterator(self)
+        from hatchway.loader.passes import begin
+
+        return begin(self)
+
+
+# A worker that is started anew imports the script, and so this module, but begins no pass:
+# its first sample does not wait for what only a pass needs.
+if multiprocessing.parent_process() is None:
+    import hatchway.loader.passes  # noqa: F401

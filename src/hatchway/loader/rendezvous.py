@@ -13,6 +13,7 @@ import re
 import secrets
 import socket
 import sys
+import warnings
 import weakref
 from collections import Counter
 from pathlib import Path
@@ -102,6 +103,26 @@ class Places:
         line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         self._made[line] += 1
         return f"{line}#{self._made[line]}"
+
+
+class Bond:
+    """What one loader is to the same loader of other ranks.
+
+    Attributes:
+        place: Where it was made; the same in all ranks.
+        num_passes: How many passes, or sets of persistent workers, it has begun to share.
+    """
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        self.num_passes = 0
+        self._has_warned = False
+
+    def warn(self, text: str) -> None:
+        """Warn once."""
+        if not self._has_warned:
+            self._has_warned = True
+            warnings.warn(text, stacklevel=2)
 
 
 class Sign:

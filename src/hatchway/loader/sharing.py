@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import warnings
 from typing import Any
 
 from hatchway.loader.card import Address, Card, Neighbour
@@ -14,7 +13,7 @@ from hatchway.loader.distant import watch
 from hatchway.loader.errors import SharedMemoryError
 from hatchway.loader.guests import Guests
 from hatchway.loader.likeness import difference, traits_of
-from hatchway.loader.rendezvous import Job, Sign, job_here
+from hatchway.loader.rendezvous import Bond, Job, Sign, job_here
 from hatchway.loader.shared import Bell
 
 _LONGEST_TOPIC = 1024
@@ -60,26 +59,6 @@ def _most_guests() -> int:
     if descriptors == resource.RLIM_INFINITY:
         return _MOST_GUESTS
     return min(_MOST_GUESTS, descriptors // _DESCRIPTORS_FOR_A_GUEST)
-
-
-class Bond:
-    """What one loader is to the same loader of other ranks.
-
-    Attributes:
-        place: Where it was made; the same in all ranks.
-        num_passes: How many passes, or sets of persistent workers, it has begun to share.
-    """
-
-    def __init__(self, place: str) -> None:
-        self.place = place
-        self.num_passes = 0
-        self._has_warned = False
-
-    def warn(self, text: str) -> None:
-        """Warn once."""
-        if not self._has_warned:
-            self._has_warned = True
-            warnings.warn(text, stacklevel=2)
 
 
 class Sharing:

@@ -1,0 +1,57 @@
+"""Each benchmark beside stock torch runs at its smallest, and writes what it measured."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(
+        (sys.executable, "-m", *command), cwd=ROOT, check=True, timeout=55, capture_output=True
+    )
+    return done.stdout.decode()
+
+
+def loaders(runs: list[dict[str, Any]]) -> list[str]:
+    assert all(one["error"] is None for one in runs)
+    return [one["loader"] for one in runs]
+
+
+def test_start_up(tmp_path: Path) -> None:
+    path = tmp_path / "start_up.json"
+    arguments = ("--methods", "fork", "--workers", "2", "--repeats", "1", "--json", str(path))
+    assert "fork" in run("benchmarks.start_up", *arguments)
+    report = json.loads(path.read_text())
+    ((wall_s, processor_s),) = report["imports"]
+    assert wall_s > 0
+    assert processor_s > 0
+    (setting,) = report["settings"]
+    assert loaders(setting["runs"]) == ["torch", "hatchway"]
+    assert all(one["first_batch_s"] > 0 for one in setting["runs"])
+
+
+def test_memory_of_python_objects(tmp_path: Path) -> None:
+    path = tmp_path / "copy_on_write.json"
+    arguments = ("--objects", "20000", "--samples", "2000", "--repeats", "1", "--json", str(path))
+    assert "list of str" in run("benchmarks.copy_on_write", *arguments)
+    runs = json.loads(path.read_text())["runs"]
+    assert loaders(runs) == ["torch", "hatchway"] * 2
+    assert all(one["growth_bytes"] > 0 for one in runs)
+
+
+def test_rows_of_a_table() -> None:
+    if importlib.util.find_spec("datasets") is None:
+        pytest.skip("datasets is not installed (`make test` installs it)")
+    shown = run("benchmarks.tables", "--rows", "640", "--repeats", "1")
+    assert "torch: " in shown
+    assert "over torch 1.00" in shown
+    assert "Hatchway: " in shown
