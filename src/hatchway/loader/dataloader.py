@@ -318,6 +318,6 @@ class DataLoader(TorchLoader[T_co]):
 
 
 # A worker that is started anew imports the script, and so this module, but begins no pass:
-# its first sample does not wait for what only a pass needs.
-if multiprocessing.parent_process() is None:
+# its first sample does not wait for what only a pass needs. (`parent_process()` is set later.)
+if not getattr(multiprocessing.current_process(), "_inheriting", False):
     import hatchway.loader.passes  # noqa: F401
