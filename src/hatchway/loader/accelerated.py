@@ -116,9 +116,14 @@ class Dispatched:
         self._num_looks += 1
 
 
+def is_accelerates(sampler: Any) -> bool:
+    """Whether a sampler is a class of Accelerate's."""
+    return type(sampler).__module__ == _MODULE
+
+
 def is_seeded_by_epoch(sampler: Any) -> bool:
     """Whether a sampler is Accelerate's, which makes its generator and seeds it for each epoch."""
-    return type(sampler).__module__ == _MODULE and hasattr(sampler, "initial_seed")
+    return is_accelerates(sampler) and hasattr(sampler, "initial_seed")
 
 
 def _num_taken(adapter: Any) -> int:

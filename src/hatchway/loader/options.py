@@ -15,7 +15,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from hatchway.loader.accelerated import is_accelerates
 from hatchway.loader.access import fetches_batches as can_fetch_batches
+from hatchway.loader.access import is_deferred, is_iterable
 from hatchway.loader.cost import SLOW_QUANTILE
 from hatchway.loader.costmodel import CostModel
 from hatchway.loader.devices import device_of
@@ -261,8 +263,19 @@ def lookahead_batches(loader: Any, num_workers: int) -> int:
 
 
 def has_own_batches(loader: Any) -> bool:
-    """Whether the user's ``batch_sampler`` says what each batch holds."""
-    return loader.batch_sampler is not None and loader.batch_size is None
+    """Whether the user's ``batch_sampler`` says what each batch holds.
+
+    Also one that was put into a loader made with a ``batch_size``, or was changed there: as
+    loaders do that begin an endless pass once, and take an epoch after the other from it.
+    """
+    batches = loader.batch_sampler
+    if batches is None or loader.batch_size is None:
+        return batches is not None
+    if is_iterable(loader.dataset) or is_deferred(loader.dataset) or is_accelerates(batches):
+        return False
+    if type(batches) is not BatchSampler:
+        return True
+    return bool((batches.batch_size, batches.drop_last) != (loader.batch_size, loader.drop_last))
 
 
 def fetches_batches(loader: Any) -> bool:
