@@ -184,6 +184,17 @@ def test_tensors_of_every_stride_arrive_with_their_values(arguments: dict[str, A
         assert all(torch.equal(sample[name], expected[name]) for name in sample)
 
 
+def test_arrays_with_negative_strides_and_views_of_one_tensor_are_copied_apart() -> None:
+    upside_down = [np.arange(3)[::-1]] * 2
+    (batch,) = DataLoader(upside_down, 2, num_workers=1)
+    assert batch.tolist() == [[2, 1, 0]] * 2
+    whole = torch.arange(3)
+    (sample,) = DataLoader([(whole, whole[1:])], None, num_workers=1)
+    sample[0][:] = 7
+    assert sample[1].tolist() == [1, 2]
+    assert not sample[0].is_shared()
+
+
 def test_dense_strides_are_kept_where_no_rows_are_made_of_samples() -> None:
     for sample in load(Samples(of_all_strides, 4), None):
         assert sample["channels_last"].is_contiguous(memory_format=torch.channels_last)

@@ -77,3 +77,37 @@ def test_a_batch_sampler_that_is_changed_later_is_followed(
     assert sorted(map(len, batches)) == sizes
     assert len(loader) == len(batches)
     assert len({number for batch in batches for number in batch}) == sum(sizes)
+
+
+class Says(torch.utils.data.Dataset[Any]):
+    """Says what it was asked for at once."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitems__(self, indices: Any) -> list[str]:
+        return [f"{type(indices).__name__} {index}" for index in indices]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("kind", [list, tuple, torch.tensor, dict.fromkeys, iter])
+def test_a_batch_may_be_anything_that_holds_indices(num_workers: int, kind: Any) -> None:
+    batches = [[1, 2], [3], [5, 4, 0]]
+    kinds = [kind(batch) for batch in batches]
+    loader = DataLoader(NUMBERS, batch_sampler=kinds, num_workers=num_workers)
+    assert [batch.tolist() for batch in loader] == batches
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_dataset_that_loads_batches_is_given_lists(num_workers: int) -> None:
+    loader = DataLoader(Says(), batch_sampler=[(1, 2), range(2)], num_workers=num_workers)
+    assert list(loader) == [["list 1", "list 2"], ["list 0", "list 1"]]
+
+
+@pytest.mark.parametrize("order", ["strict", "ready"])
+def test_workers_leave_out_a_batch_without_indices(order: str) -> None:
+    batches: list[list[int]] = [[], [1], [], [2, 3], []]
+    here = DataLoader(NUMBERS, batch_sampler=batches, collate_fn=list)
+    assert list(here) == list(StockLoader(NUMBERS, batch_sampler=batches, collate_fn=list))
+    there = DataLoader(NUMBERS, batch_sampler=batches, collate_fn=list, num_workers=1, order=order)
+    assert sorted(there) == [[1], [2, 3]]
