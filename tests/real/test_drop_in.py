@@ -143,6 +143,9 @@ def test_what_torch_lets_one_set_later_can_be_set() -> None:
     loader.order = "sorted"
     with pytest.raises(ValueError, match=r"order must be .* not 'sorted'"):
         iter(loader)
+    loader.order, loader.num_workers = "auto", -1
+    with pytest.raises(ValueError, match="num_workers must be at least 0, not -1"):
+        iter(loader)
 
 
 @pytest.mark.parametrize(

@@ -26,5 +26,7 @@ def begin(loader: Any) -> Any:
     is_stream = is_deferred(loader.dataset)
     if loader.num_workers == 0:
         return StreamedSerialIterator(loader) if is_stream else SerialIterator(loader)
+    if loader.num_workers < 0:  # set after the loader was made, which checked it
+        raise ValueError(f"num_workers must be at least 0, not {loader.num_workers}")
     loader.check_worker_number_rationality()
     return StreamedIterator(loader) if is_stream else ParallelIterator(loader)
