@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset, StackDataset, Subset, TensorDataset
 
-from hatchway import DataLoader
+from hatchway import DataLoader, sample_seed
 from hatchway.loader import SampleError, WorkerDiedError
 from hatchway.loader.access import fetches_batches
 
@@ -195,9 +195,59 @@ def test_a_batch_that_comes_ready_is_passed_on_to_collate_fn_as_it_is() -> None:
     assert epoch(loader)[0] == {"index": [0, 1, 2, 3]}
 
 
-def test_it_has_to_be_there_where_it_is_asked_for() -> None:
-    with pytest.raises(ValueError, match="needs a map-style dataset with a method __getitems__"):
-        DataLoader([1, 2], 2, batched_fetch=True)
+class Functions(Dataset[Any]):
+    """Its samples cannot be handed from one worker to another."""
+
+    def __len__(self) -> int:
+        return NUM_SAMPLES
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 25:
+            raise ValueError("twenty-five")
+        draws = torch.rand(1).item(), sample_seed()
+        return {"index": index, "draws": draws, "function": lambda: index}
+
+
+def called(batch: list[Any]) -> list[Any]:
+    for sample in batch:
+        sample["index"] = sample.pop("function")()
+    return batch
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_batch_is_loaded_in_one_worker_where_that_is_asked_for(setting: dict[str, Any]) -> None:
+    def loader(**more: Any) -> Any:
+        data, choose = Subset(Functions(), range(25)), {"collate_fn": called, "shuffle": True}
+        generator = torch.Generator().manual_seed(1)
+        return DataLoader(data, 5, generator=generator, batched_fetch=True, **choose, **more)
+
+    here = sorted(loader(num_workers=0), key=str)
+    there = sorted(loader(**setting), key=str)
+    if setting.get("worker_type") == "thread":  # whose global generators are everybody's
+        for sample in [sample for batch in here + there for sample in batch]:
+            sample["draws"] = sample["draws"][1]
+        here, there = sorted(here, key=str), sorted(there, key=str)
+    assert there == here
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_sample_that_fails_in_such_a_batch_is_named(num_workers: int) -> None:
+    loader = DataLoader(
+        Functions(), 10, num_workers=num_workers, batched_fetch=True, collate_fn=called
+    )
+
+    raised: tuple[Any, ...] = ()
+    try:
+        list(loader)
+    except ValueError as error:
+        cause = error.__cause__
+        raised = str(error), getattr(cause, "position", None), getattr(cause, "index", None)
+    assert raised == (("twenty-five", 25, 25) if num_workers else ("twenty-five", None, None))
+
+
+def test_a_dataset_without_batches_cannot_be_asked_for_them() -> None:
+    with pytest.raises(ValueError, match="batched_fetch=True needs a map-style dataset and"):
+        DataLoader([1, 2], None, batched_fetch=True)
     with pytest.raises(ValueError, match="pass batched_fetch=False as well"):
         DataLoader(Table(), 2, sample_sizes=[1] * NUM_SAMPLES)
     with pytest.raises(TypeError, match="batched_fetch must be a bool or None, not 'yes'"):

@@ -98,8 +98,8 @@ class DataLoader(TorchLoader[T_co]):
             global generators are set from (base seed, epoch, position).
             ``"torch"``: once a worker, as torch does. Not with threads: global generators
             are everybody's there; see :func:`hatchway.sample_seed`.
-        batched_fetch: Whether workers ask the dataset for a batch at once
-            (``__getitems__``), as torch does. None: if it has that method. False: one
+        batched_fetch: Whether a worker loads all of a batch, as in torch: at once where the
+            dataset can (``__getitems__``). None: if it has that method. False: one
             sample at a time (``__getitem__``), so that a slow one delays no other.
         worker_type: ``"process"``, or ``"thread"`` for datasets whose work releases the GIL
             and that many threads may use at once: workers start at once and share what the

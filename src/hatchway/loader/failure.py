@@ -225,3 +225,16 @@ class _Bare:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self._error), self._error.args
+
+
+class InitError(Exception):
+    """Stands for the failure of ``worker_init_fn``."""
+
+
+class Unusable:
+    """Stands for the dataset of a worker whose ``worker_init_fn`` failed."""
+
+    def __getitem__(self, key: Any) -> Any:
+        raise InitError
+
+    __getitems__ = __getitem__

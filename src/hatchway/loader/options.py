@@ -284,20 +284,20 @@ def fetches_batches(loader: Any) -> bool:
     Raises:
         ValueError: If it is to be, and cannot.
     """
-    wanted = loader.batched_fetch
-    can = wanted is not False and loader._auto_collation and can_fetch_batches(loader.dataset)
-    if wanted and not can:
+    wanted, dataset = loader.batched_fetch, loader.dataset
+    if wanted and (not loader._auto_collation or is_iterable(dataset) or is_deferred(dataset)):
         raise ValueError(
-            "batched_fetch=True needs a map-style dataset with a method __getitems__(indices), "
-            f"and batches; {type(loader.dataset).__name__} with batch_size={loader.batch_size} "
-            "is none"
+            "batched_fetch=True needs a map-style dataset and batches; "
+            f"{type(dataset).__name__} with batch_size={loader.batch_size} has none"
         )
-    if can and loader.sample_sizes is not None:
+    if wanted is None:
+        wanted = loader._auto_collation and can_fetch_batches(dataset)
+    if wanted and loader.sample_sizes is not None:
         raise ValueError(
-            f"sample_sizes= says what each sample costs, and {type(loader.dataset).__name__} is "
-            "asked for whole batches (__getitems__); pass batched_fetch=False as well"
+            f"sample_sizes= says what each sample costs, and {type(dataset).__name__} is "
+            "asked for whole batches; pass batched_fetch=False as well"
         )
-    return bool(can)
+    return bool(wanted)
 
 
 def makes_batches_freely(loader: Any) -> bool:

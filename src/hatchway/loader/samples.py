@@ -15,7 +15,14 @@ from hatchway.loader.board import Head, Kind, Running, Status
 from hatchway.loader.context import tell_key
 from hatchway.loader.cost import BatchCost, ChunkSize, patience_with_batch_s
 from hatchway.loader.errors import BufferFullError, SharedMemoryError
-from hatchway.loader.failure import CAUGHT, Failure, collating, failure_of
+from hatchway.loader.failure import (
+    CAUGHT,
+    Failure,
+    InitError,
+    Unusable,
+    collating,
+    failure_of,
+)
 from hatchway.loader.schedule import Claim
 from hatchway.loader.seeding import (
     NoSeeder,
@@ -77,7 +84,7 @@ class SampleRunner:
             if self._task.worker_init_fn is not None:
                 self._task.worker_init_fn(self._worker_id)
         except CAUGHT as error:
-            self._dataset = _Unusable()
+            self._dataset = Unusable()
             self.init_failure = failure_of(
                 error,
                 doing=f"worker_init_fn of worker {self._worker_id}",
@@ -284,19 +291,23 @@ class SampleRunner:
 
     def _seed(self, position: int, seed_position: int) -> None:
         """Seed the generators as for ``seed_position`` of the epoch that holds ``position``."""
-        board = self._board
-        home = board.home.cells[position & board.mask] & board.home_mask
-        epoch = board.home_epoch.cells[home]
-        self._seeder.seed(board.head[Head.BASE_SEED], epoch, seed_position)
+        self._seeder.seed(*self._base_of(position), seed_position)
 
     def _key_now(self) -> int:
         """The key of the sample, or the batch, that is being made."""
-        board, is_batch = self._board, self._collated_first >= 0
-        position = self._collated_first if is_batch else board.current.cells[self._worker_id]
+        is_batch = self._collated_first >= 0
+        position = self._collated_first if is_batch else self._position_now()
+        rank = position - self._board.start_of(position)
+        return sample_key(*self._base_of(position), collate_position(rank) if is_batch else rank)
+
+    def _position_now(self) -> int:
+        return int(self._board.current.cells[self._worker_id])
+
+    def _base_of(self, position: int) -> tuple[int, int]:
+        """The base seed, and the epoch that holds ``position``."""
+        board = self._board
         home = board.home.cells[position & board.mask] & board.home_mask
-        rank = position - board.start_of(position)
-        seed_rank = collate_position(rank) if is_batch else rank
-        return sample_key(board.head[Head.BASE_SEED], board.home_epoch.cells[home], seed_rank)
+        return int(board.head[Head.BASE_SEED]), int(board.home_epoch.cells[home])
 
     def _key(self, position: int, keys: list[Any] | None) -> Any:
         """The dataset's index at a position."""
@@ -383,16 +394,3 @@ class SampleRunner:
             view = self._commons.view(block, board.block_bytes.cells[block])
             self._keys = (home, pickle.loads(view))
         return self._keys[1]
-
-
-class InitError(Exception):
-    """Stands for the failure of ``worker_init_fn``."""
-
-
-class _Unusable:
-    """Stands for the dataset of a worker whose ``worker_init_fn`` failed."""
-
-    def __getitem__(self, key: Any) -> Any:
-        raise InitError
-
-    __getitems__ = __getitem__

@@ -13,6 +13,7 @@ from torch.utils.data import _utils
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from hatchway.loader.access import by_index
+from hatchway.loader.access import fetches_batches as has_batches
 from hatchway.loader.context import tell_key
 from hatchway.loader.cost import SLOW_QUANTILE, SampleTimes
 from hatchway.loader.options import fetches_batches, makes_batches_freely
@@ -39,7 +40,7 @@ class SerialIterator(_BaseDataLoaderIter):
         if loader.timeout != 0:
             raise ValueError(f"timeout must be 0 with num_workers=0, not {loader.timeout}")
         self._transfer = None if loader.device is None else transfer_to(loader.device)
-        self._fetches_batches = fetches_batches(loader)
+        self._fetches_batches = fetches_batches(loader) and has_batches(loader.dataset)
         self._dataset: Any = loader.dataset if self._fetches_batches else by_index(loader.dataset)
         self._seeder = make_seeder() if loader.seeding == "position" else None
         self._meter = Meter()
