@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from types import FrameType, SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -344,7 +343,7 @@ class Crew:
         def body(actor: Actor) -> None:
             self.by_thread[threading.get_ident()] = actor
             try:
-                self.make_worker(replace(self._task, worker_id=worker_id), actor).run()
+                self.make_worker(self._task._replace(worker_id=worker_id), actor).run()
             finally:
                 del self.by_thread[threading.get_ident()]
 
