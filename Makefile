@@ -32,7 +32,7 @@ $(VENV)/.installed: $(VENV)/.tools pyproject.toml $(NATIVE)
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[bench,demo,dev]'
 	@touch $@
 
-setup-system:  ## install what apt must provide (as root): a compiler, Python's headers, git
+setup-system:  ## install what apt must provide (as root): a compiler, Python's headers, git, qemu-utils
 	@PYTHON=$(PYTHON) tools/setup_system.sh
 
 demo: setup  ## Hatchway beside stock torch, on this machine

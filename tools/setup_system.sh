@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Install what pip cannot: a C++ compiler, Python's headers and venv, make, git.
+# Install what pip cannot: a C++ compiler, Python's headers and venv, make, git, and QEMU's
+# image tools, which the tests compare with.
 set -euo pipefail
 
 python="${PYTHON:-python3}"
@@ -12,6 +13,7 @@ assert os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))' 
 command -v c++ >/dev/null || missing+=(g++)
 command -v make >/dev/null || missing+=(make)
 command -v git >/dev/null || missing+=(git)
+command -v qemu-img >/dev/null || missing+=(qemu-utils)
 
 if [[ ${#missing[@]} -eq 0 ]]; then
     echo "setup-system: nothing is missing"

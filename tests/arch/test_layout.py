@@ -110,6 +110,7 @@ def test_only_the_loader_imports_torch_and_the_command_line_only_late() -> None:
         "hatchway.cli.demo",
         "hatchway.cli.doctor",
         "hatchway.cli.simulate.report",
+        "hatchway.disk",
         "hatchway.loader.machine",
         "hatchway.loader.simulator",
     ],

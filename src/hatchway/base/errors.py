@@ -13,3 +13,7 @@ class HatchwayError(Exception):
 
 class LoaderError(HatchwayError):
     """Any error of ``hatchway.loader``."""
+
+
+class DiskError(HatchwayError):
+    """Any error of ``hatchway.disk``."""

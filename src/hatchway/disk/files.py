@@ -1,0 +1,179 @@
+"""The files of a chain, and how many of them are open at a time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import NamedTuple
+
+from hatchway.disk.errors import BackingFileError, ImageError
+
+# Left for everything else in the process when a chain has more files than may be open.
+_SPARE_DESCRIPTORS = 64
+# Of the files that are opened when they are needed, as many stay open.
+_NUM_RECENT = 16
+
+
+class Identity(NamedTuple):
+    """What tells a file from another one, and from what it was."""
+
+    device: int
+    inode: int
+    file_bytes: int
+    modified_ns: int
+    changed_ns: int
+
+
+class ImageFile:
+    """A file of a chain, read by any number of threads.
+
+    Attributes:
+        path: As it was opened.
+        fd: Its descriptor, or -1 while it is opened for each read.
+        identity: As it was when it was opened.
+    """
+
+    def __init__(self, path: Path, descriptors: Descriptors) -> None:
+        self.path = path
+        self._descriptors = descriptors
+        self.fd = open_to_read(path)
+        try:
+            self.identity = _identity_of(self.fd, path)
+            if not descriptors.may_keep():
+                os.close(self.fd)
+                self.fd = -1
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def file_bytes(self) -> int:
+        """How long the file was when it was opened."""
+        return self.identity.file_bytes
+
+    def read(self, num_bytes: int, offset: int) -> bytes:
+        """As ``os.pread``: fewer bytes only at the end of the file."""
+        try:
+            if self.fd >= 0:
+                found = os.pread(self.fd, num_bytes, offset)
+            else:
+                found = self._descriptors.read(self, num_bytes, offset)
+        except OSError as error:
+            raise ImageError(
+                f"{self.path} cannot be read at {offset:#x}: {error.strerror}",
+                path=self.path,
+                offset=offset,
+            ) from error
+        if len(found) == num_bytes or not found:
+            return found
+        # The end, or a signal: the rest says which.
+        return found + self.read(num_bytes - len(found), offset + len(found))
+
+    def close(self) -> None:
+        """Close it, if it is open."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class Descriptors:
+    """Bounds how many files of a chain are open at a time.
+
+    As many as the limit of this process allows stay open until the chain is closed; the
+    limit is raised as far as it may be. Others are opened when they are read, one thread at
+    a time.
+
+    Args:
+        most: Bound that the user gave; None for what the process may have.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most
+        self._num_kept = 0
+        self._recent: OrderedDict[ImageFile, int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def may_keep(self) -> bool:
+        """Whether the file that was just opened may stay open; counts it if so."""
+        most = self._room() if self._most is None else self._most - _NUM_RECENT
+        if self._num_kept >= most:
+            return False
+        self._num_kept += 1
+        return True
+
+    def read(self, file: ImageFile, num_bytes: int, offset: int) -> bytes:
+        """Read a file that is not kept open."""
+        with self._lock:
+            fd = self._recent.pop(file, -1)
+            if fd < 0:
+                fd = self._open_again(file)
+            self._recent[file] = fd
+            return os.pread(fd, num_bytes, offset)
+
+    def close(self) -> None:
+        """Close what was opened to be read."""
+        with self._lock:
+            while self._recent:
+                os.close(self._recent.popitem()[1])
+
+    def _open_again(self, file: ImageFile) -> int:
+        while len(self._recent) >= _NUM_RECENT:
+            os.close(self._recent.popitem(last=False)[1])
+        fd = open_to_read(file.path)
+        if _identity_of(fd, file.path)[:2] != file.identity[:2]:
+            os.close(fd)
+            raise ImageError(
+                f"{file.path} was replaced by another file while its chain was open; open the "
+                "chain anew",
+                path=file.path,
+            )
+        return fd
+
+    def _room(self) -> int:
+        """How many files may be kept open, now that as many as there are now are."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = self._num_kept + 2 * _SPARE_DESCRIPTORS
+        if soft != resource.RLIM_INFINITY and soft < wanted and soft != hard:
+            more = wanted * 2 if hard == resource.RLIM_INFINITY else min(hard, wanted * 2)
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+                soft = more
+            except (OSError, ValueError):
+                pass  # a sandbox may forbid it; then fewer are kept
+        return 1 << 16 if soft == resource.RLIM_INFINITY else soft - _SPARE_DESCRIPTORS
+
+
+def open_to_read(path: Path) -> int:
+    """Open a regular file or block device; nothing else is waited for or read.
+
+    Raises:
+        BackingFileError: If it is not there, or not to be read.
+        ImageError: If it is something else, or no descriptor is left.
+    """
+    try:
+        # A pipe would block here, were it not for O_NONBLOCK, which files ignore.
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise ImageError(
+                f"{path} cannot be opened: {error.strerror}; raise the limit (ulimit -n) or pass "
+                "a smaller max_descriptors",
+                path=path,
+            ) from error
+        raise BackingFileError(f"{path} cannot be opened: {error.strerror}", path=path) from error
+
+
+def _identity_of(fd: int, path: Path) -> Identity:
+    status = os.fstat(fd)
+    if stat.S_ISBLK(status.st_mode):
+        num_bytes = os.lseek(fd, 0, os.SEEK_END)
+    elif stat.S_ISREG(status.st_mode):
+        num_bytes = status.st_size
+    else:
+        raise ImageError(f"{path} is neither a regular file nor a block device", path=path)
+    return Identity(status.st_dev, status.st_ino, num_bytes, status.st_mtime_ns, status.st_ctime_ns)
