@@ -17,6 +17,7 @@ from hatchway.disk.errors import BackingFileError, ImageError
 _SPARE_DESCRIPTORS = 64
 # Of the files that are opened when they are needed, as many stay open.
 _NUM_RECENT = 16
+_MOST_BYTES = (1 << 63) - 1
 
 
 class Identity(NamedTuple):
@@ -58,6 +59,8 @@ class ImageFile:
 
     def read(self, num_bytes: int, offset: int) -> bytes:
         """As ``os.pread``: fewer bytes only at the end of the file."""
+        if offset > _MOST_BYTES - num_bytes:
+            return b""  # no file is that long, and the system does not take the number
         try:
             if self.fd >= 0:
                 found = os.pread(self.fd, num_bytes, offset)

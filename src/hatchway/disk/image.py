@@ -74,7 +74,7 @@ class Image:
             self.format: Literal["qcow2", "raw"] = _format_of(image_format, start, path)
             self.size = -(-self.file.file_bytes // _SECTOR) * _SECTOR
             if self.format == "qcow2":
-                if len(start) > 20 and 1 << min(start[23], 21) > FIRST_BYTES:
+                if len(start) == FIRST_BYTES and 1 << min(start[23], 21) > FIRST_BYTES:
                     start = self.file.read(1 << min(start[23], 21), 0)
                 self.header = parse_header(start, path, self.file.file_bytes)
                 self.size = self.header.size
