@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,25 @@ def test_an_external_data_file(is_raw: str, tmp_path: Path) -> None:
     path = qemu.create(tmp_path / "one.qcow2", 4 * MIB, **options)
     qemu.io(path, ["write -P 1 0 64k", "write -P 2 1M 300k", "write -z 1100k 20k"])
     assert_read_alike(path)
+
+
+def test_a_header_that_fills_most_of_its_cluster(tmp_path: Path) -> None:
+    base = qemu.raw(tmp_path / "base.raw", b"base" * MIB)
+    path = qemu.create(tmp_path / "one.qcow2", 4 * MIB)
+    with path.open("r+b") as file:
+        start = bytearray(file.read(65536))
+        (header_bytes,) = struct.unpack_from(">I", start, 100)
+        unknown = struct.pack(">II", 0x12345678, 20_000) + bytes(20_000)
+        of_raw = struct.pack(">II", 0xE2792ACA, 3) + b"raw".ljust(8, b"\0")
+        start[header_bytes:30_000] = (unknown + of_raw).ljust(30_000 - header_bytes, b"\0")
+        name = base.name.encode()
+        start[30_000 : 30_000 + len(name)] = name
+        struct.pack_into(">QI", start, 8, 30_000, len(name))
+        file.seek(0)
+        file.write(start)
+    assert_read_alike(path)
+    with Chain(path) as chain:
+        assert chain.read_at(0, 4) == b"base"
 
 
 def test_an_internal_snapshot(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from hatchway.disk.errors import CorruptImageError, UnsupportedImageError
 
 MAGIC = b"QFI\xfb"
-# What is read at first: the header and, but for tiny clusters, all of its extensions.
-FIRST_BYTES = 65536
+# What is read at first: nearly always the header with all that belongs to it.
+FIRST_BYTES = 4096
 MAX_BACKING_NAME_BYTES = 1023
 # QEMU's own bounds: 32 MiB of L1 table, which is 2 PiB at clusters of 64 KiB.
 MAX_L1_BYTES = 32 << 20
@@ -31,6 +31,10 @@ _COMPRESSIONS = {0: "zlib", 1: "zstd"}
 
 _DIRTY, _CORRUPT, _DATA_FILE_BIT, _COMPRESSION_BIT, _EXTENDED_L2 = (1 << bit for bit in range(5))
 _KNOWN = _DIRTY | _CORRUPT | _DATA_FILE_BIT | _COMPRESSION_BIT | _EXTENDED_L2
+
+
+class CutHeaderError(CorruptImageError):
+    """A header goes on after the bytes that were given."""
 
 
 class Header(NamedTuple):
@@ -114,12 +118,13 @@ def parse_header(start: bytes, path: Path, file_bytes: int) -> Header:
     """Read a header.
 
     Args:
-        start: The first bytes of the file, ``FIRST_BYTES`` or all of it.
+        start: The first bytes of the file: its first cluster, or ``FIRST_BYTES``.
         path: For messages.
         file_bytes: The size of the file.
 
     Raises:
         CorruptImageError: If it contradicts the format.
+        CutHeaderError: If there may be more of it in the file than was given.
         UnsupportedImageError: If it needs what is not there: encryption, unknown features.
     """
     if len(start) < _BASE.size or not start.startswith(MAGIC):
@@ -265,8 +270,9 @@ def check_table(
 def _extensions(start: bytes, path: Path, begin: int, end: int) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     at = begin
-    end = min(end, len(start))
     while at + _EXTENSION.size <= end:
+        if at + _EXTENSION.size > len(start):
+            raise _cut(start, path)
         kind, length = _EXTENSION.unpack_from(start, at)
         if kind == 0:
             break
@@ -277,9 +283,19 @@ def _extensions(start: bytes, path: Path, begin: int, end: int) -> dict[int, byt
                 path=path,
                 offset=at - 4,
             )
+        if at + length > len(start):
+            raise _cut(start, path)
         found[kind] = start[at : at + length]
         at += (length + 7) & ~7
     return found
+
+
+def _cut(start: bytes, path: Path) -> CutHeaderError:
+    return CutHeaderError(
+        f"the header of {path} goes on past its first {len(start)} bytes",
+        path=path,
+        offset=len(start),
+    )
 
 
 def _named(bits: int, extensions: dict[int, bytes]) -> str:
@@ -297,13 +313,15 @@ def _named(bits: int, extensions: dict[int, bytes]) -> str:
 def _backing_name(start: bytes, path: Path, offset: int, length: int) -> str | None:
     if not offset:
         return None
-    if length > MAX_BACKING_NAME_BYTES or offset + length > len(start):
+    if length > MAX_BACKING_NAME_BYTES:
         raise CorruptImageError(
-            f"the backing file's name in {path} is said to have {length} bytes at {offset:#x}; "
-            f"it lies in the first cluster and has {MAX_BACKING_NAME_BYTES} at most",
+            f"the backing file's name in {path} is said to have {length} bytes; "
+            f"{MAX_BACKING_NAME_BYTES} are possible",
             path=path,
-            offset=8,
+            offset=16,
         )
+    if offset + length > len(start):
+        raise _cut(start, path)
     return _text(start[offset : offset + length], path) or None
 
 

@@ -17,6 +17,7 @@ from hatchway.disk.header import (
     FIRST_BYTES,
     MAGIC,
     MAX_SNAPSHOTS,
+    CutHeaderError,
     Header,
     check_table,
     parse_header,
@@ -74,9 +75,7 @@ class Image:
             self.format: Literal["qcow2", "raw"] = _format_of(image_format, start, path)
             self.size = -(-self.file.file_bytes // _SECTOR) * _SECTOR
             if self.format == "qcow2":
-                if len(start) == FIRST_BYTES and 1 << min(start[23], 21) > FIRST_BYTES:
-                    start = self.file.read(1 << min(start[23], 21), 0)
-                self.header = parse_header(start, path, self.file.file_bytes)
+                self.header = self._header_of(start)
                 self.size = self.header.size
                 self._l1_at = self.header.l1_offset, self.header.l1_size
         except BaseException:
@@ -180,6 +179,13 @@ class Image:
         self.file.close()
         if self.data is not self.file:
             self.data.close()
+
+    def _header_of(self, start: bytes) -> Header:
+        try:
+            return parse_header(start, self.path, self.file.file_bytes)
+        except CutHeaderError:
+            first_cluster = self.file.read(1 << 21, 0)
+            return parse_header(first_cluster, self.path, self.file.file_bytes)
 
     def _words_of_clusters(
         self, table: int, first: int, count: int, granule: int
