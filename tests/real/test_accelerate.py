@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, Dataset, IterableDataset, RandomSampl
 
 import hatchway
 from hatchway.loader import accelerated
-from tests.real.ranks import Rank, ranks
+from tests.real.ranks import CONTEXT, Rank, ranks
 
 accelerate = pytest.importorskip("accelerate", reason="`make test` installs accelerate")
 
@@ -31,6 +31,22 @@ class Numbers(Dataset[torch.Tensor]):
         return self.size
 
     def __getitem__(self, index: Any) -> torch.Tensor:
+        return torch.as_tensor(index)
+
+
+class Waiting(Numbers):
+    """Sample 12 says whether sample 0, which fills up the last batch, begins while it runs."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(20)
+        self.is_begun: Any = CONTEXT.Event()
+        self.seconds = seconds
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        if index == 0:
+            self.is_begun.set()
+        if index == 12 and self.is_begun.wait(self.seconds):
+            return torch.tensor(-1)
         return torch.as_tensor(index)
 
 
@@ -186,6 +202,31 @@ def test_each_of_two_processes_goes_on_with_what_it_was_not_given(
         parts = [part for before_and_after in those.hear_all() for part in before_and_after]
         those.join()
     assert sorted(itertools.chain(*parts)) == list(range(40))
+
+
+def test_what_fills_up_the_last_batch_of_a_process_leaves_in_that_batch(accelerator: Any) -> None:
+    # gather_for_metrics() cuts it off there: elsewhere it would stay, and a sample be lost.
+    loader = hatchway.DataLoader(Waiting(1.0), batch_size=4, num_workers=2, order="ready")
+    second = accelerate.data_loader.prepare_data_loader(loader, num_processes=2, process_index=1)
+    expected = [[4, 5, 6, 7], [12, 13, 14, 15], [0, 1, 2, 3]]
+    assert [batch.tolist() for batch in second] == expected
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "process", "filled_from"),
+    [(20, 1, 8), (20, 0, -1), (21, 0, -1), (17, 0, 8), (17, 1, 8), (24, 1, -1), (3, 0, 0)],
+)
+def test_only_a_batch_that_is_filled_up_waits(
+    accelerator: Any, num_samples: int, process: int, filled_from: int
+) -> None:
+    loader = hatchway.DataLoader(Numbers(num_samples), batch_size=4, shuffle=True, num_workers=1)
+    prepared = accelerate.data_loader.prepare_data_loader(
+        loader, num_processes=2, process_index=process
+    )
+    assert accelerated.filled_from(prepared.base_dataloader) == filled_from
+    prepared.batch_sampler.even_batches = False
+    assert accelerated.filled_from(prepared.base_dataloader) == -1
+    assert accelerated.filled_from(loader) == -1
 
 
 def test_two_loaders_over_one_dataset_are_not_taken_for_each_other(accelerator: Any) -> None:

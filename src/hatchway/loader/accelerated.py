@@ -126,6 +126,24 @@ def is_seeded_by_epoch(sampler: Any) -> bool:
     return is_accelerates(sampler) and hasattr(sampler, "initial_seed")
 
 
+def filled_from(loader: Any) -> int:
+    """The rank of the first sample of the batch that Accelerate filled up; -1 without one.
+
+    That is the last batch of this process, where there are not as many samples as all
+    processes together take at once.
+    """
+    batches = loader.batch_sampler
+    shard = next((one for one in _wrapped(batches) if hasattr(one, "even_batches")), None)
+    if shard is None or not shard.even_batches or shard.drop_last:
+        return -1
+    size, number = loader.batch_size, shard.process_index
+    try:
+        num_left = len(shard.batch_sampler.sampler) % (size * shard.num_processes)
+        return (len(batches) - 1) * size if 0 < num_left < size * (number + 1) else -1
+    except (AttributeError, TypeError):
+        return -1  # a sampler that does not know how much it yields
+
+
 def _num_taken(adapter: Any) -> int:
     """How many batches an adapter takes for each one that it gives."""
     is_one = getattr(adapter, "split_batches", True) or adapter.submesh_tp is not None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hatchway.loader.arrival import NotYet, patient
 from hatchway.loader.board import Block, Head, Outgoing, Status, Waiting
 from hatchway.loader.commons import Commons
+from hatchway.loader.filled import may_follow
 from hatchway.loader.foresight import Foresight
 from hatchway.loader.homekeys import StoredKeys, plan_keys
 from hatchway.loader.progress import Progress, plain, read_again, trace
@@ -233,7 +234,7 @@ class Plan:
                     f"batch_sampler yielded a batch of {len(keys)} indices; at most "
                     f"{self._board.mask + 1} are possible; use smaller batches"
                 )
-            if keys and not self._board.has_room(len(keys)):
+            if keys and not (self._board.has_room(len(keys)) and may_follow(self._commons)):
                 break
             if keys:
                 self.progress.read(self._publish(keys))

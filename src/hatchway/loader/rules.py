@@ -18,6 +18,9 @@ class DeliveryRules(NamedTuple):
             batches are made freely; None for any number.
         replays: Whether a recorded order may be replayed: then a batch of the sampler's is
             no batch that leaves.
+        filled_from: The rank of the first sample of a batch that Accelerate filled up: it is
+            planned when all before it are finished, so that what fills it up leaves last. -1
+            where there is none.
         rows_are_batch: The rows of a home batch's block are its collated form,
             so that a complete home batch needs no collating.
     """
@@ -30,6 +33,7 @@ class DeliveryRules(NamedTuple):
     rows_are_batch: bool
     max_displacement: int | None = None
     replays: bool = False
+    filled_from: int = -1
 
     @property
     def may_be_whole(self) -> bool:

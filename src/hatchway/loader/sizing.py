@@ -15,6 +15,7 @@ from torch.utils.data._utils.collate import (
     default_collate_fn_map,
 )
 
+from hatchway.loader.accelerated import filled_from
 from hatchway.loader.commons import CommonsConfig
 from hatchway.loader.options import (
     default_buffer_bytes,
@@ -61,6 +62,7 @@ def commons_config(
         rows_are_batch=_stacks(loader.collate_fn),
         max_displacement=loader.max_displacement if free else None,
         replays=script is not None,
+        filled_from=filled_from(loader) if free else -1,
     )
     buffer_bytes = loader.buffer_bytes or default_buffer_bytes()
     return CommonsConfig(shape, rules, buffer_bytes)
