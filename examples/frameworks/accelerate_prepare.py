@@ -1,6 +1,6 @@
 """Accelerate: prepare() keeps the loader in place, on each process.
 
-accelerate launch --cpu --num_processes 2 examples/frameworks/accelerate_prepare.py
+torchrun --nproc-per-node=2 examples/frameworks/accelerate_prepare.py
 """
 
 from __future__ import annotations
