@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.real import qemu
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -55,3 +57,14 @@ def test_rows_of_a_table() -> None:
     assert "torch: " in shown
     assert "over torch 1.00" in shown
     assert "Hatchway: " in shown
+
+
+@qemu.needs_qemu
+def test_reads_of_a_chain(tmp_path: Path) -> None:
+    path = tmp_path / "chain_reads.json"
+    arguments = ("--lengths", "3", "--repeats", "1", "--reads", "1000", "--mib", "64")
+    arguments += ("--json", str(path))
+    assert "over pread" in run("benchmarks.chain_reads", *arguments)
+    runs = json.loads(path.read_text())["runs"]
+    assert loaders(runs) == ["1", "3"]
+    assert all(one["reads_per_s"] > 0 and one["stock_open_s"] > 0 for one in runs)
