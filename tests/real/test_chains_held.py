@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.data import Dataset
 
+from hatchway import DataLoader
 from hatchway.disk import (
     BackingFileError,
     Chain,
@@ -80,6 +84,56 @@ def test_qemu_writes_to_no_file_of_an_open_chain(chain_of_two: Path) -> None:
             qemu.img("commit", "-q", chain_of_two)
         qemu.io(chain_of_two, ["read 0 64k"], "-r")
     qemu.img("commit", "-q", chain_of_two)
+
+
+def test_a_chain_that_is_dropped_leaves_nothing_open(chain_of_two: Path) -> None:
+    def opened() -> list[str]:
+        links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        found = [os.readlink(link) for link in links if os.path.islink(link)]
+        return [path for path in found if path.endswith(".qcow2")]
+
+    for most in (None, 1):
+        chain = Chain(chain_of_two, max_descriptors=most)
+        chain.read_at(0, MIB)
+        assert opened()
+        del chain
+        assert not opened()
+    chain_of_two.with_name("base.qcow2").unlink()
+    with pytest.raises(BackingFileError):
+        Chain(chain_of_two)
+    assert not opened()
+
+
+def test_a_change_of_directory_changes_no_chain(
+    chain_of_two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(chain_of_two.parent)
+    with Chain(chain_of_two.name, max_descriptors=1) as chain:
+        monkeypatch.chdir("/")
+        with pickle.loads(pickle.dumps(chain)) as again:
+            assert again.read_at(0, MIB) == chain.read_at(0, MIB)
+
+
+class Pages(Dataset[torch.Tensor]):
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+
+    def __len__(self) -> int:
+        return self.chain.size // 65536
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        page = torch.empty(65536, dtype=torch.uint8)
+        assert self.chain.readinto_at(index * 65536, page.numpy()) == 65536
+        return page
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.timeout(120)
+def test_workers_of_a_loader_read_a_chain(method: str, chain_of_two: Path) -> None:
+    with Chain(chain_of_two) as chain:
+        loader = DataLoader(Pages(chain), 4, num_workers=2, multiprocessing_context=method)
+        read = torch.cat(list(loader)).numpy().tobytes()
+    assert read == qemu.contents(chain_of_two)
 
 
 def test_two_chains_may_share_their_base(chain_of_two: Path, tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ class Chain:
     of all files when its region is first read, and kept: a read costs one lookup and one
     ``pread``, whatever the chain's length. Any number of threads may read. The files are
     locked as QEMU locks what it reads: nobody changes them meanwhile. After sQemu
-    (arXiv:2205.06842), with files that stock QEMU opens.
+    (arXiv:2205.06842), with files that stock QEMU opens. A forked process reads on; a pickled
+    chain is opened anew.
 
     Args:
         path: The active image.
@@ -102,9 +103,22 @@ class Chain:
             raise ValueError(f"cache_bytes must be at least 0, not {cache_bytes}")
         if max_descriptors is not None and max_descriptors < 1:
             raise ValueError(f"max_descriptors must be at least 1, not {max_descriptors}")
+        # A change of the working directory does not change which files these are.
+        top = Path(path).absolute()
+        self._opened_by = (
+            top,
+            {
+                "image_format": image_format,
+                "snapshot": snapshot,
+                "allow_backing": allow_backing,
+                "cache_bytes": cache_bytes,
+                "max_descriptors": max_descriptors,
+                "lock": lock,
+            },
+        )
         self._descriptors = Descriptors(max_descriptors)
         self.images: list[Image] = open_layers(
-            Path(path),
+            top,
             self._descriptors,
             image_format=image_format,
             allow_backing=allow_backing,
@@ -211,6 +225,9 @@ class Chain:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open, self._opened_by
+
     def _clipped(self, offset: int, size: int) -> int:
         if offset < 0 or size < 0:
             raise ValueError(f"offset and size must be at least 0, not {offset} and {size}")
@@ -268,6 +285,10 @@ class Chain:
         path = image.data.path if is_data else image.path
         where = run.value if is_data else None
         return Extent(run.start, run.length, _NAMES[run.kind], run.layer, path, where)
+
+
+def _open(path: Path, arguments: dict[str, Any]) -> Chain:
+    return Chain(path, **arguments)
 
 
 def _goes_on(last: Extent, extent: Extent) -> bool:

@@ -39,6 +39,8 @@ class ImageFile:
         identity: As it was when it was opened.
     """
 
+    fd = -1
+
     def __init__(self, path: Path, descriptors: Descriptors) -> None:
         self.path = path
         self._descriptors = descriptors
@@ -83,6 +85,8 @@ class ImageFile:
         if fd >= 0:
             os.close(fd)
 
+    __del__ = close
+
 
 class Descriptors:
     """Bounds how many files of a chain are open at a time.
@@ -98,7 +102,7 @@ class Descriptors:
     def __init__(self, most: int | None = None) -> None:
         self._most = most
         self._num_kept = 0
-        self._recent: OrderedDict[ImageFile, int] = OrderedDict()
+        self._recent: OrderedDict[Path, int] = OrderedDict()
         self._lock = threading.Lock()
 
     def may_keep(self) -> bool:
@@ -112,10 +116,10 @@ class Descriptors:
     def read(self, file: ImageFile, num_bytes: int, offset: int) -> bytes:
         """Read a file that is not kept open."""
         with self._lock:
-            fd = self._recent.pop(file, -1)
+            fd = self._recent.pop(file.path, -1)
             if fd < 0:
                 fd = self._open_again(file)
-            self._recent[file] = fd
+            self._recent[file.path] = fd
             return os.pread(fd, num_bytes, offset)
 
     def close(self) -> None:
@@ -123,6 +127,8 @@ class Descriptors:
         with self._lock:
             while self._recent:
                 os.close(self._recent.popitem()[1])
+
+    __del__ = close
 
     def _open_again(self, file: ImageFile) -> int:
         while len(self._recent) >= _NUM_RECENT:
