@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     doctor = commands.add_parser("doctor", help="what this machine can do, a line each")
     demo = commands.add_parser("demo", help="Hatchway beside stock torch, on this machine")
     simulate = commands.add_parser("simulate", help="what loaders would do with recorded times")
+    disk = commands.add_parser("disk", help="look into chains of qcow2 images")
 
     # Only the named subcommand is imported: the demo pulls in torch and plots.
     named = next((a for a in arguments if not a.startswith("-")), None)
@@ -49,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         simulate_command.add_arguments(simulate)
         return simulate_command.run(parser.parse_args(arguments))
+    if named == "disk":
+        from hatchway.cli import disk as disk_command
+
+        disk_command.add_arguments(disk)
+        return disk_command.run(parser.parse_args(arguments))
     parser.parse_args(arguments)
     parser.print_help(sys.stderr)
     return 2
