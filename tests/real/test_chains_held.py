@@ -267,6 +267,23 @@ def test_damaged_tables_are_named_when_they_are_read(tmp_path: Path) -> None:
         assert caught.value.offset == at
 
 
+def test_damage_in_the_middle_of_a_chain_is_named(tmp_path: Path) -> None:
+    path = qemu.create(tmp_path / "0.qcow2", MIB)
+    for number in range(1, 5):
+        qemu.io(path, ["write -P 1 128k 64k"])
+        path = qemu.create(tmp_path / f"{number}.qcow2", None, path)
+    damaged = tmp_path / "2.qcow2"
+    with damaged.open("rb") as file:
+        (l1_offset,) = struct.unpack(">Q", file.read(48)[40:])
+        file.seek(l1_offset)
+        (l1_entry,) = struct.unpack(">Q", file.read(8))
+    at = (l1_entry & 0x00FFFFFFFFFFFE00) + 2 * 8
+    poke(damaged, at, struct.pack(">Q", 0x20000 + 512 | 1 << 63))
+    with Chain(path) as chain, pytest.raises(CorruptImageError, match="of guest cluster 2,") as it:
+        chain.read_at(0, 1)
+    assert (it.value.path, it.value.offset) == (damaged, at)
+
+
 def test_a_damaged_compressed_cluster_is_named(tmp_path: Path) -> None:
     for compression in ("zlib", "zstd"):
         path = qemu.create(tmp_path / f"{compression}.qcow2", MIB, compression_type=compression)

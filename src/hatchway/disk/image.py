@@ -130,6 +130,31 @@ class Image:
             found[at // granule : at // granule + len(part)] = part
         return found
 
+    def plain_entries(self, start: int, count: int, granule: int) -> bytes | None:
+        """The L2 entries of ``count`` granules as they lie in the file: big-endian, 8 bytes each.
+
+        Args:
+            start: As in :meth:`words`.
+            count: As in :meth:`words`.
+            granule: As in :meth:`words`.
+
+        Returns:
+            None where :meth:`words` is to be asked: they are no entries of 8 bytes of one
+            table, one a granule, in a file that holds its own clusters; or all are holes.
+        """
+        header = self.header
+        if (
+            header is None
+            or header.cluster_size != granule
+            or header.has_subclusters
+            or header.has_data_file
+            or header.version < 3
+            or granule // 8 < count
+        ):
+            return None
+        table, first = divmod(start // granule, granule // 8)
+        return self._raw_entries(table, first, count)
+
     def unpacked(self, word: int) -> bytes:
         """The compressed cluster of a word, unpacked."""
         assert self.header is not None
@@ -193,6 +218,39 @@ class Image:
         """Of clusters ``[first, first + count)`` of an L2 table; None if there is no table."""
         assert self.header is not None
         header = self.header
+        raw = self._raw_entries(table, first, count)
+        if raw is None:
+            return None
+        entries = np.frombuffer(raw, ">u8").astype(np.uint64)
+        has_data_file = header.has_data_file
+        try:
+            if header.has_subclusters:
+                pairs = entries.reshape(-1, 2)
+                return words_of_extended(
+                    pairs, header.cluster_size, granule, has_data_file=has_data_file
+                )
+            return words_of(
+                entries,
+                header.cluster_size,
+                granule,
+                has_data_file=has_data_file,
+                version=header.version,
+            )
+        except EntryError as error:
+            per_table = header.cluster_size // header.l2_entry_bytes
+            offset = self._l1_entry(table) + (first + error.rank) * header.l2_entry_bytes
+            raise CorruptImageError(
+                f"the L2 entry of {self.path} at {offset:#x}, of guest cluster "
+                f"{table * per_table + first + error.rank}, {error}; run `qemu-img check "
+                f"{self.path}`",
+                path=self.path,
+                offset=offset,
+            ) from error
+
+    def _raw_entries(self, table: int, first: int, count: int) -> bytes | None:
+        """Entries ``[first, first + count)`` of an L2 table; None if there is no table."""
+        assert self.header is not None
+        header = self.header
         l2_offset = self._l1_entry(table)
         if not l2_offset:
             return None
@@ -213,30 +271,7 @@ class Image:
                 path=self.path,
                 offset=self._l1_at[0] + table * 8,
             )
-        entries = np.frombuffer(raw, ">u8").astype(np.uint64)
-        has_data_file = header.has_data_file
-        try:
-            if header.has_subclusters:
-                pairs = entries.reshape(-1, 2)
-                return words_of_extended(
-                    pairs, header.cluster_size, granule, has_data_file=has_data_file
-                )
-            return words_of(
-                entries,
-                header.cluster_size,
-                granule,
-                has_data_file=has_data_file,
-                version=header.version,
-            )
-        except EntryError as error:
-            offset = at + error.rank * header.l2_entry_bytes
-            raise CorruptImageError(
-                f"the L2 entry of {self.path} at {offset:#x}, of guest cluster "
-                f"{table * (header.cluster_size // header.l2_entry_bytes) + first + error.rank}, "
-                f"{error}; run `qemu-img check {self.path}`",
-                path=self.path,
-                offset=offset,
-            ) from error
+        return raw
 
     def _l1_entry(self, rank: int) -> int:
         offset, size = self._l1_at

@@ -6,13 +6,17 @@ import threading
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from hatchway.disk.entries import EntryError, words_of
 from hatchway.disk.image import Image
 
 # Granules of a leaf: 32 MiB of the disk at clusters of 64 KiB.
 LEAF_GRANULES = 512
 # What a leaf takes, its arrays' own fields included.
 LEAF_BYTES = LEAF_GRANULES * 10 + 512
+# Files whose tables are decoded at once: what they take stays in the processor's cache.
+_AT_ONCE = 32
 
 
 class Leaf:
@@ -72,14 +76,44 @@ def merged(images: Sequence[Image], start: int, granule: int) -> Leaf:
     words = np.zeros(LEAF_GRANULES, np.uint64)
     layers = np.zeros(LEAF_GRANULES, np.uint16)
     is_open = np.ones(LEAF_GRANULES, np.bool_)
-    for number in range(len(images) - 1, -1, -1):
-        image = images[number]
-        found = image.words(start, LEAF_GRANULES, granule) if start < image.size else None
-        if found is not None:
-            taken = is_open & (found != 0)
-            words[taken] = found[taken]
-            layers[taken] = number
-            is_open &= ~taken
+    for end in range(len(images), 0, -_AT_ONCE):
+        numbers = [
+            number
+            for number in range(end - 1, max(end - _AT_ONCE, 0) - 1, -1)
+            if start < images[number].size
+        ]
+        rows = _rows_of([images[number] for number in numbers], start, granule)
+        found = rows != 0
+        highest = found.argmax(0)
+        taken = is_open & found.any(0)
+        words[taken] = rows[highest[taken], taken]
+        layers[taken] = np.array(numbers, np.uint16)[highest[taken]]
+        is_open &= ~taken
         if not is_open.any():
             break
     return Leaf(words.data, layers.data)
+
+
+def _rows_of(images: Sequence[Image], start: int, granule: int) -> NDArray[np.uint64]:
+    """What each image says of the granules of a leaf, a row an image."""
+    rows = np.zeros((max(len(images), 1), LEAF_GRANULES), np.uint64)
+    plain: list[tuple[int, bytes]] = []
+    for rank, image in enumerate(images):
+        raw = image.plain_entries(start, LEAF_GRANULES, granule)
+        if raw is not None:
+            plain.append((rank, raw))
+            continue
+        found = image.words(start, LEAF_GRANULES, granule)
+        if found is not None:
+            rows[rank] = found
+    if plain:
+        ranks = [rank for rank, _ in plain]
+        entries = np.frombuffer(b"".join(raw for _, raw in plain), ">u8").astype(np.uint64)
+        try:
+            decoded = words_of(entries, granule, granule, has_data_file=False, version=3)
+        except EntryError as error:
+            # By itself it says which file, and where.
+            images[ranks[error.rank // LEAF_GRANULES]].words(start, LEAF_GRANULES, granule)
+            raise
+        rows[ranks] = decoded.reshape(-1, LEAF_GRANULES)
+    return rows
