@@ -206,12 +206,15 @@ def test_a_base_that_is_described_in_json(tmp_path: Path) -> None:
         assert chain.read_at(5, 3) == b"xxx"
 
 
-@pytest.mark.parametrize("how", ["luks", "aes"])
-def test_an_encrypted_image_is_refused(how: str, tmp_path: Path) -> None:
+def test_an_encrypted_image_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "one.qcow2"
-    secret, options = "secret,id=s,data=0", f"encrypt.format={how},encrypt.key-secret=s"
+    secret, options = "secret,id=s,data=0", "encrypt.format=aes,encrypt.key-secret=s"
     qemu.img("create", "-q", "--object", secret, "-f", "qcow2", "-o", options, path, "1M")
-    with pytest.raises(UnsupportedImageError, match="is encrypted"):
+    with pytest.raises(UnsupportedImageError, match=r"is encrypted \(AES\)"):
+        Chain(path)
+    # On a busy machine qemu-img gives up making one with LUKS: it cannot time its key function.
+    poke(path, 32, struct.pack(">I", 2))
+    with pytest.raises(UnsupportedImageError, match=r"is encrypted \(LUKS\)"):
         Chain(path)
 
 
