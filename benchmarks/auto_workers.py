@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -20,13 +19,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import host
 from benchmarks.arguments import add_output, add_runs, positive
 from benchmarks.counted import NOISE_TRIAL, calibrate, noise
 from benchmarks.epoch import check_exactly_once
 from benchmarks.figures import by_repeat, paired_ratios, spread
 from benchmarks.loaders import Request, drop_in, shuffled
-from benchmarks.report import markdown_table, print_table
+from benchmarks.report import markdown_table, print_table, write_report
 from benchmarks.suite import rotated, without_advice
 from benchmarks.workloads import WORKLOADS, IndexedDataset, Scale, Workload
 
@@ -67,15 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         scale = Scale(count * options.times, options.seed, operation_s, noise_value_s)
         runs = _run_workload(workload, scale, options.loaders, options.repeats)
         results.append({"name": name, "title": workload.title, "runs": runs})
-    result = {
-        "schema": SCHEMA,
-        "definition": __doc__,
-        "host": host.describe(),
-        "options": {key: str(value) for key, value in vars(options).items()},
-        "workloads": results,
-    }
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_report(options, SCHEMA, __doc__, workloads=results)
     _show(results, options.markdown)
     return 0
 

@@ -27,10 +27,9 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import host
 from benchmarks.arguments import add_output, positive
 from benchmarks.figures import by_repeat, paired_ratios, spread
-from benchmarks.report import markdown_table, print_table
+from benchmarks.report import markdown_table, print_table, write_report
 from benchmarks.suite import rotated
 
 SCHEMA = "hatchway-chain-reads/1"
@@ -49,15 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for length in lengths
         }
         runs = list(_runs(tops, options.repeats, options.reads))
-    if options.json:
-        result = {
-            "schema": SCHEMA,
-            "definition": __doc__,
-            "host": host.describe(),
-            "options": {key: str(value) for key, value in vars(options).items()},
-            "runs": runs,
-        }
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_report(options, SCHEMA, __doc__, runs=runs)
     _show(runs, lengths, options.markdown)
     return 0
 

@@ -28,10 +28,9 @@ import torch
 from rich.console import Console
 from torch.utils.data import Dataset
 
-from benchmarks import host
 from benchmarks.arguments import add_output, positive
 from benchmarks.figures import by_repeat, paired_ratios, spread
-from benchmarks.report import markdown_table, print_table
+from benchmarks.report import markdown_table, print_table, write_report
 from benchmarks.suite import rotated
 
 SCHEMA = "hatchway-copy-on-write/1"
@@ -66,15 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(_run(*options.run, options.objects, options.samples)))
         return 0
     runs = list(_runs(options.objects, options.samples, options.repeats))
-    if options.json:
-        result = {
-            "schema": SCHEMA,
-            "definition": __doc__,
-            "host": host.describe(),
-            "options": {key: str(value) for key, value in vars(options).items()},
-            "runs": runs,
-        }
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_report(options, SCHEMA, __doc__, runs=runs)
     _show(runs, options.markdown)
     return 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from benchmarks import host
 from benchmarks.figures import Spread
 from benchmarks.loaders import TITLES
 from benchmarks.targets import outcomes
@@ -175,6 +178,22 @@ def _target_rows(report: Mapping[str, Any]) -> Iterator[list[str]]:
 def _ideal_cell(workload: Mapping[str, Any], figure: str) -> str:
     ideal = workload["summary_of_ideals"]["ready"].get(figure)
     return "" if ideal is None else Spread(**ideal).text(3)
+
+
+def write_report(
+    options: argparse.Namespace, schema: str, definition: str | None, **figures: Any
+) -> None:
+    """Write what was measured, and where, to the file that ``--json`` names, if it does."""
+    if options.json is None:
+        return
+    result = {
+        "schema": schema,
+        "definition": definition,
+        "host": host.describe(),
+        "options": {key: str(value) for key, value in vars(options).items()},
+        **figures,
+    }
+    options.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def print_table(

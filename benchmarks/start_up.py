@@ -13,7 +13,6 @@ installation.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -24,10 +23,9 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import host
 from benchmarks.arguments import add_output, names, positive
 from benchmarks.figures import by_repeat, paired_ratios, spread
-from benchmarks.report import markdown_table, print_table
+from benchmarks.report import markdown_table, print_table, write_report
 from benchmarks.suite import rotated
 
 SCHEMA = "hatchway-start-up/1"
@@ -81,16 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         {"method": method, "num_workers": count, "runs": _runs(method, count, options.repeats)}
         for method, count in settings
     ]
-    result = {
-        "schema": SCHEMA,
-        "definition": __doc__,
-        "host": host.describe(),
-        "options": {key: str(value) for key, value in vars(options).items()},
-        "imports": imports,
-        "settings": results,
-    }
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_report(options, SCHEMA, __doc__, imports=imports, settings=results)
     _show(imports, results, options.markdown)
     return 0
 
