@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 KIND_SHIFT = 62
+# Of an entry of an L1 or L2 table: where a table or a cluster begins.
+OFFSET_MASK = 0x00FFFFFFFFFFFE00
 VALUE_MASK = (1 << KIND_SHIFT) - 1
 
-_OFFSET = np.uint64(0x00FFFFFFFFFFFE00)
+_OFFSET = np.uint64(OFFSET_MASK)
 _COMPRESSED = np.uint64(1 << 62)
 _COPIED = np.uint64(1 << 63)
 _ZERO = np.uint64(1)

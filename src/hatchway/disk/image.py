@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hatchway.disk.compressed import extent_of, unpack
-from hatchway.disk.entries import DATA, VALUE_MASK, EntryError, words_of, words_of_extended
+from hatchway.disk.entries import (
+    DATA,
+    OFFSET_MASK,
+    VALUE_MASK,
+    EntryError,
+    words_of,
+    words_of_extended,
+)
 from hatchway.disk.errors import CorruptImageError, ImageError
 from hatchway.disk.files import Descriptors, ImageFile
 from hatchway.disk.header import (
@@ -23,7 +30,6 @@ from hatchway.disk.header import (
     parse_header,
 )
 
-_OFFSET = 0x00FFFFFFFFFFFE00
 _SNAPSHOT = struct.Struct(">QIHHIIQII")
 _SECTOR = 512
 # An L1 table that is longer is read piece by piece, as it is needed.
@@ -139,8 +145,8 @@ class Image:
             granule: As in :meth:`words`.
 
         Returns:
-            None where :meth:`words` is to be asked: they are no entries of 8 bytes of one
-            table, one a granule, in a file that holds its own clusters; or all are holes.
+            Nothing where all are holes. None where :meth:`words` is to be asked: they are no
+            entries of 8 bytes of one table, one a granule, in a file that holds its own clusters.
         """
         header = self.header
         if (
@@ -153,7 +159,7 @@ class Image:
         ):
             return None
         table, first = divmod(start // granule, granule // 8)
-        return self._raw_entries(table, first, count)
+        return self._raw_entries(table, first, count) or b""
 
     def unpacked(self, word: int) -> bytes:
         """The compressed cluster of a word, unpacked."""
@@ -281,9 +287,9 @@ class Image:
             raw = self.file.read(size * 8, offset)
             self._l1 = np.frombuffer(raw, ">u8")
         if self._l1 is not None:
-            return int(self._l1[rank]) & _OFFSET
+            return int(self._l1[rank]) & OFFSET_MASK
         raw = self.file.read(8, offset + rank * 8)
-        return int.from_bytes(raw, "big") & _OFFSET
+        return int.from_bytes(raw, "big") & OFFSET_MASK
 
     def _snapshot_at(self, at: int) -> tuple[Snapshot, int]:
         raw = self.file.read(_SNAPSHOT.size + 16, at)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hatchway.disk.errors import BackingFileError, CorruptImageError
-from hatchway.disk.files import Descriptors, Identity, ImageFile
+from hatchway.disk.files import Descriptors, ImageFile
 from hatchway.disk.image import Image
 from hatchway.disk.locks import lock_to_read
 from hatchway.disk.naming import Allowed, path_of
@@ -40,7 +40,7 @@ def open_layers(
     allowed = Allowed(top, allow_backing)
     with contextlib.ExitStack() as opened:
         layers: list[Image] = []
-        seen: dict[Identity | tuple[int, int], Path] = {}
+        seen: dict[tuple[int, int], Path] = {}
         path: Path | None = top
         while path is not None:
             image = Image(path, descriptors, image_format)
@@ -60,7 +60,7 @@ def open_layers(
     return layers
 
 
-def _note(image: Image, above: Image | None, seen: dict[Identity | tuple[int, int], Path]) -> None:
+def _note(image: Image, above: Image | None, seen: dict[tuple[int, int], Path]) -> None:
     identity = image.file.identity[:2]
     if identity in seen and above is not None:
         raise BackingFileError(

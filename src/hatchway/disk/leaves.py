@@ -101,7 +101,8 @@ def _rows_of(images: Sequence[Image], start: int, granule: int) -> NDArray[np.ui
     for rank, image in enumerate(images):
         raw = image.plain_entries(start, LEAF_GRANULES, granule)
         if raw is not None:
-            plain.append((rank, raw))
+            if raw:
+                plain.append((rank, raw))
             continue
         found = image.words(start, LEAF_GRANULES, granule)
         if found is not None:
