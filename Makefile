@@ -8,7 +8,8 @@ PIP := $(PY) -m pip --disable-pip-version-check -qq
 NATIVE := CMakeLists.txt $(shell find native -name '*.cpp' -o -name '*.hpp')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-system demo test check check-native bench docs gpu-check clean
+.PHONY: help setup setup-system setup-vm demo test check check-native sanitize fuzz bench docs \
+	gpu-check vm-test clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -32,8 +33,11 @@ $(VENV)/.installed: $(VENV)/.tools pyproject.toml $(NATIVE)
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[bench,demo,dev]'
 	@touch $@
 
-setup-system:  ## install what apt must provide (as root): a compiler, Python's headers, git, qemu-utils
+setup-system:  ## install what apt must provide (as root): a compiler, Python's headers, git, QEMU's and NBD's tools
 	@PYTHON=$(PYTHON) tools/setup_system.sh
+
+setup-vm:  ## provide what vm-test boots: QEMU's emulator (as root), and Debian's packages in .cache/vm
+	@tools/setup_vm.sh
 
 demo: setup  ## Hatchway beside stock torch, on this machine
 	@trap : INT; $(PY) -m hatchway.cli demo || [ $$? -eq 130 ]
@@ -66,6 +70,14 @@ check-native: setup
 		-DPython_EXECUTABLE=$(CURDIR)/$(PY) -DHATCHWAY_STRICT=ON
 	@$(BIN)/cmake --build build/strict -- --quiet
 
+sanitize: $(PY)  ## native code of disks under sanitizers: what fuzzing found, and threads; about a minute
+	@$(PY) tools/sanitize.py replay
+
+FUZZ_SECONDS ?= 30
+
+fuzz: $(PY)  ## look for what breaks it, FUZZ_SECONDS (30) a program; with coverage if there is clang
+	@$(PY) tools/sanitize.py fuzz --seconds $(FUZZ_SECONDS)
+
 # The peers of the benchmark are no part of the set-up. Without them it says what is missing.
 $(VENV)/.peers: $(VENV)/.installed constraints.txt
 	@echo "bench: installing the peers"
@@ -83,6 +95,11 @@ gpu-check: setup  ## what needs a GPU, and the overlap of copies with compute; s
 	@if $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
 	then $(PY) -m pytest -q -m gpu; \
 	else echo "gpu-check: torch sees no GPU here, so nothing was checked"; fi
+
+vm-test: setup  ## RocksDB in an emulated guest over a chain of 500, ours beside stock QEMU
+	@$(PY) -m benchmarks.disk.initramfs
+	@$(PY) -m pytest -q tests/real/test_guests.py
+	@$(PY) -m benchmarks.disk.vm --mib 128 --seconds 3 --repeats 2 --json out/vm.json
 
 clean:  ## remove builds and caches; keeps .venv
 	@rm -rf build dist out .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

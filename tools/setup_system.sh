@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install what pip cannot: a C++ compiler, Python's headers and venv, make, git, and QEMU's
-# image tools, which the tests compare with.
+# image tools, libnbd's, nbdkit and fio, which the tests compare and measure with.
 set -euo pipefail
 
 python="${PYTHON:-python3}"
@@ -14,6 +14,10 @@ command -v c++ >/dev/null || missing+=(g++)
 command -v make >/dev/null || missing+=(make)
 command -v git >/dev/null || missing+=(git)
 command -v qemu-img >/dev/null || missing+=(qemu-utils)
+command -v fio >/dev/null || missing+=(fio)
+command -v nbdinfo >/dev/null || missing+=(libnbd-bin)
+command -v nbdkit >/dev/null || missing+=(nbdkit)
+nbdkit python --version >/dev/null 2>&1 || missing+=(nbdkit-plugin-python)
 
 if [[ ${#missing[@]} -eq 0 ]]; then
     echo "setup-system: nothing is missing"

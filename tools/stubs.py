@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     check = parser.parse_args().check
     stale = 0
-    for part in sorted(path.name for path in NATIVE.iterdir() if path.is_dir()):
+    for part in sorted(path.parent.name for path in NATIVE.glob("*/binding.cpp")):
         stub = SOURCES / "hatchway" / part / "_native.pyi"
         wanted = generate(f"hatchway.{part}._native")
         if not check:

@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "buffers.hpp"
+#include "base/buffers.hpp"
 #include "chunk.hpp"
 #include "copy.hpp"
 #include "dlpack.hpp"

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "board.hpp"
-#include "buffers.hpp"
+#include "base/buffers.hpp"
 #include "turns.hpp"
 
 namespace hatchway {

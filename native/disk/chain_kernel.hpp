@@ -1,0 +1,58 @@
+// The chain as Python holds it.
+#pragma once
+
+#include <Python.h>
+#include <nanobind/nanobind.h>
+
+#include <cstdint>
+#include <optional>
+
+#include "chain.hpp"
+
+namespace hatchway {
+
+namespace nb = nanobind;
+
+// (fd, data_fd, size, limit) of a raw file; of a qcow2 file also (cluster_bits, l1_offset,
+// l1_size, has_subclusters, has_data_file, has_zeros).
+using LayerTuples = nb::typed<nb::list, nb::typed<nb::tuple, int, nb::ellipsis>>;
+using LeafArrays = nb::typed<nb::tuple, nb::bytes, nb::bytes>;
+using MaybeBytes = nb::typed<nb::object, std::optional<nb::bytes>>;
+
+class ChainKernel {
+  public:
+    ChainKernel(LayerTuples layers, std::uint64_t size, int granule_bits, std::size_t most_bytes,
+                bool may_merge, ChainKernel *twin);
+
+    MaybeBytes read_at(nb::handle offset, nb::handle size);
+    bool read_into(nb::handle offset, nb::object buffer);
+    bool overwrite(nb::handle offset, nb::object data);
+    bool load(std::uint64_t rank);
+    std::optional<LeafArrays> merged(std::uint64_t rank, std::size_t first, std::size_t end);
+    std::optional<LeafArrays> leaf(std::uint64_t rank);
+    void put(std::uint64_t rank, nb::object words, nb::object layers);
+    void update(std::uint64_t granule, nb::object words);
+    void resize(std::uint64_t size) {
+        const nb::gil_scoped_release released;
+        chain_.resize(size);
+    }
+    void settle() {
+        const nb::gil_scoped_release released;
+        chain_.settle();
+    }
+    void close() {
+        const nb::gil_scoped_release released;
+        chain_.close();
+    }
+    Chain &chain() { return chain_; }
+
+  private:
+    bool holds(std::int64_t start, std::int64_t count) const {
+        const auto size = static_cast<std::int64_t>(chain_.size());
+        return start >= 0 && count > 0 && count <= size && start <= size - count;
+    }
+
+    Chain chain_;
+};
+
+}  // namespace hatchway

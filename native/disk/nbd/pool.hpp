@@ -1,0 +1,125 @@
+// Threads for what may wait: for a disk, or for Python.
+#pragma once
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <condition_variable>
+#include <cstddef>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace hatchway::nbd {
+
+// Threads that are started meanwhile take no signals: the process's own thread, which waits
+// for them, would not wake up for one that another thread took.
+class SignalsBlocked {
+  public:
+    SignalsBlocked() {
+        sigset_t all;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before_);
+    }
+    SignalsBlocked(const SignalsBlocked &) = delete;
+    SignalsBlocked &operator=(const SignalsBlocked &) = delete;
+    ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+  private:
+    sigset_t before_;
+};
+
+class Pool {
+  public:
+    explicit Pool(std::size_t num_threads) {
+        const SignalsBlocked blocked;
+        try {
+            for (std::size_t rank = 0; rank < num_threads; ++rank)
+                threads_.emplace_back([this] { run(); });
+        } catch (...) {
+            end();  // of the threads that could be started
+            throw;
+        }
+    }
+    Pool(const Pool &) = delete;
+    Pool &operator=(const Pool &) = delete;
+
+    // What was submitted is done first.
+    ~Pool() { end(); }
+
+    void submit(std::function<void()> job) {
+        {
+            const std::lock_guard guard(lock_);
+            jobs_.push_back(std::move(job));
+        }
+        more_.notify_one();
+    }
+
+  private:
+    void end() {
+        {
+            const std::lock_guard guard(lock_);
+            is_ending_ = true;
+        }
+        more_.notify_all();
+        for (std::thread &thread : threads_) thread.join();
+    }
+
+    void run() {
+        while (true) {
+            std::unique_lock guard(lock_);
+            more_.wait(guard, [this] { return is_ending_ || !jobs_.empty(); });
+            if (jobs_.empty()) return;
+            const std::function<void()> job = std::move(jobs_.front());
+            jobs_.pop_front();
+            guard.unlock();
+            job();
+        }
+    }
+
+    std::mutex lock_;
+    std::condition_variable more_;
+    std::deque<std::function<void()>> jobs_;
+    bool is_ending_ = false;
+    std::vector<std::thread> threads_;
+};
+
+// How much a connection has given to the pool and not had back.
+class InFlight {
+  public:
+    InFlight(std::size_t most_jobs, std::size_t most_bytes)
+        : most_jobs_(most_jobs), most_bytes_(most_bytes) {}
+
+    // Waits until there is room; one job there is always.
+    void begin(std::size_t bytes) {
+        std::unique_lock guard(lock_);
+        changed_.wait(guard, [&] {
+            return num_jobs_ == 0 || (num_jobs_ < most_jobs_ && bytes_ + bytes <= most_bytes_);
+        });
+        ++num_jobs_;
+        bytes_ += bytes;
+    }
+
+    void end(std::size_t bytes) {
+        // Notified under the lock: whoever waits for the last job may free this at once.
+        const std::lock_guard guard(lock_);
+        --num_jobs_;
+        bytes_ -= bytes;
+        changed_.notify_all();
+    }
+
+    void wait_for_all() {
+        std::unique_lock guard(lock_);
+        changed_.wait(guard, [this] { return num_jobs_ == 0; });
+    }
+
+  private:
+    std::size_t most_jobs_, most_bytes_, num_jobs_ = 0, bytes_ = 0;
+    std::mutex lock_;
+    std::condition_variable changed_;
+};
+
+}  // namespace hatchway::nbd
