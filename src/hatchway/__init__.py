@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hatchway.base.lazy import lazy_names
+
 if TYPE_CHECKING:
     from hatchway.loader import (
         DataLoader,
@@ -28,18 +30,9 @@ __all__ = [
 
 __version__ = "0.1.0.dev0"
 
-_LAZY = {name: "hatchway.loader" for name in __all__ if name != "__version__"}
-
-
-def __getattr__(name: str) -> object:
-    """Import a public name from its part on first use."""
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value: object = getattr(import_module(_LAZY[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(
+    __name__, {name: "hatchway.loader" for name in __all__ if name != "__version__"}
+)
 
 
 def __dir__() -> list[str]:

@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     doctor = commands.add_parser("doctor", help="what this machine can do, a line each")
     demo = commands.add_parser("demo", help="Hatchway beside stock torch, on this machine")
     simulate = commands.add_parser("simulate", help="what loaders would do with recorded times")
-    disk = commands.add_parser("disk", help="look into chains of qcow2 images")
+    disk = commands.add_parser(
+        "disk", help="chains of qcow2 images: look, check, index, serve, keep up"
+    )
 
     # Only the named subcommand is imported: the demo pulls in torch and plots.
     named = next((a for a in arguments if not a.startswith("-")), None)

@@ -2,62 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from hatchway.disk.compressed import RecentClusters
-from hatchway.disk.entries import KIND_SHIFT, VALUE_MASK, Kind
-from hatchway.disk.errors import ImageError
+from hatchway.disk.composing import leaves_of
+from hatchway.disk.extents import Extent, extent_of, goes_on, granule_of, limits_of
 from hatchway.disk.files import Descriptors
 from hatchway.disk.image import Image
+from hatchway.disk.index.shortcut import Shortcut
+from hatchway.disk.kernel import KernelLeaves
 from hatchway.disk.layers import open_layers
-from hatchway.disk.leaves import LEAF_GRANULES, Leaves
+from hatchway.disk.naming import Allowed
+from hatchway.disk.pieces import Pieces, read_ranges
+from hatchway.disk.views import DiskView
+
+if TYPE_CHECKING:
+    from hatchway.disk._native import ChainKernel
+    from hatchway.disk.writes import LockedFiles, Writes
 
 _DEFAULT_CACHE_BYTES = 16 << 20
-_RAW_GRANULE = 65536
-_LEAF_BITS = LEAF_GRANULES.bit_length() - 1
-_RANK = LEAF_GRANULES - 1
-_DATA = int(Kind.DATA)
-_NAMES: dict[Kind, Literal["hole", "data", "zero", "compressed"]] = {
-    Kind.HOLE: "hole",
-    Kind.DATA: "data",
-    Kind.ZERO: "zero",
-    Kind.COMPRESSED: "compressed",
-}
-
-
-class Extent(NamedTuple):
-    """A stretch of the disk that lies in one piece, or nowhere.
-
-    Attributes:
-        start: Guest offset, in bytes.
-        length: Bytes.
-        kind: ``"data"``; ``"compressed"``; ``"zero"``: a file says that it is zeros;
-            ``"hole"``: no file says anything of it, and it reads as zeros.
-        layer: The number of the file that says so, the base being 0; None of a hole.
-        path: That file, or the external data file beside it; None of a hole.
-        host_offset: Where it lies there; None where it does not.
-    """
-
-    start: int
-    length: int
-    kind: Literal["hole", "data", "zero", "compressed"]
-    layer: int | None
-    path: Path | None
-    host_offset: int | None
-
-
-class _Run(NamedTuple):
-    """A stretch within one leaf, of one kind, in one layer, without a gap there."""
-
-    start: int
-    length: int
-    kind: Kind
-    layer: int
-    word: int  # of the granule that ``start`` lies in
-    value: int  # the host offset of ``start``, of data
 
 
 class Chain:
@@ -70,8 +38,13 @@ class Chain:
     (arXiv:2205.06842), with files that stock QEMU opens. A forked process reads on; a pickled
     chain is opened anew.
 
+    A chain that is opened for writing writes to the active image only, as QEMU would. After a
+    crash at any moment the files are sound and hold all that was written before the last
+    :meth:`flush` that returned.
+
     Args:
         path: The active image.
+        writable: Whether it is written to, by this chain only.
         image_format: ``"qcow2"`` or ``"raw"``; None to look at its first bytes.
         snapshot: The id or name of an internal snapshot of it, to be read instead.
         allow_backing: Whether backing and data files may lie outside the image's
@@ -81,11 +54,13 @@ class Chain:
         max_descriptors: How many files may be open; None for what the process may have,
             whose soft limit is raised for it. Others are opened when they are read.
         lock: Whether the files are locked.
+        use_index: Whether a stored index is used where there is one and it holds.
 
     Attributes:
         size: Bytes of the disk.
         images: The files of the chain, the base first.
         granule_bytes: The smallest piece that any of them allocates.
+        num_indexed: How many files, from the base on, a stored index speaks for.
 
     Raises:
         ImageError: If a file cannot be opened, is damaged, or is held by a writer.
@@ -95,20 +70,24 @@ class Chain:
         self,
         path: str | os.PathLike[str],
         *,
+        writable: bool = False,
         image_format: str | None = None,
         snapshot: str | None = None,
         allow_backing: bool | Sequence[str | os.PathLike[str]] = False,
         cache_bytes: int = _DEFAULT_CACHE_BYTES,
         max_descriptors: int | None = None,
         lock: bool = True,
+        use_index: bool = True,
     ) -> None:
         if cache_bytes < 0:
             raise ValueError(f"cache_bytes must be at least 0, not {cache_bytes}")
         if max_descriptors is not None and max_descriptors < 1:
             raise ValueError(f"max_descriptors must be at least 1, not {max_descriptors}")
+        if writable and snapshot is not None:
+            raise ValueError(f"snapshot {snapshot!r} can be read only; writable must be False")
         # A change of the working directory does not change which files these are.
         top = Path(path).absolute()
-        self._opened_by = (
+        self._opened_by: tuple[Path, dict[str, Any]] = (
             top,
             {
                 "image_format": image_format,
@@ -117,32 +96,64 @@ class Chain:
                 "cache_bytes": cache_bytes,
                 "max_descriptors": max_descriptors,
                 "lock": lock,
+                "use_index": use_index,
             },
         )
+        self.size: int = 0
+        self.images: list[Image] = []
+        self._lock: AbstractContextManager[Any] = threading.RLock() if writable else nullcontext()
+        self._writes: Writes | None = None
         self._descriptors = Descriptors(max_descriptors)
-        self.images: list[Image] = open_layers(
-            top,
-            self._descriptors,
-            image_format=image_format,
-            allow_backing=allow_backing,
-            locks=lock,
-        )
-        try:
-            if snapshot is not None:
-                _show(self.images[-1], snapshot)
-        except BaseException:
-            self.close()
-            raise
-        self.size: int = self.images[-1].size
-        sizes = [image.granule_bytes for image in self.images]
-        self.granule_bytes: int = min((size for size in sizes if size), default=_RAW_GRANULE)
-        self._bits = self.granule_bytes.bit_length() - 1
-        self._limits = _limits(self.images)
-        self._within = self.granule_bytes - 1
-        self._fds = [image.data.fd for image in self.images]
-        self._leaves = Leaves(self.images, self.granule_bytes, cache_bytes * 3 // 4)
-        self._leaf = self._leaves.get
-        self._unpacked = RecentClusters(cache_bytes // 4)
+        with ExitStack() as opened:
+            opened.callback(self.close)
+            files = _locked(top, lock=lock) if writable else None
+            if files is not None:
+                closing = opened.enter_context(ExitStack())
+                closing.callback(files.close)
+            allowed = Allowed(top, allow_backing)
+            shortcut = Shortcut(allowed, self._descriptors, locks=lock) if use_index else None
+            if shortcut is not None:
+                opened.callback(shortcut.close)
+            self.images = open_layers(
+                top,
+                self._descriptors,
+                allowed,
+                image_format=image_format,
+                snapshot=snapshot,
+                locks=lock,
+                is_written=writable,
+                shortcut=shortcut,
+            )
+            if files is not None:
+                files.open_data_file_of(self.images[-1])
+            self.num_indexed = 0 if shortcut is None else shortcut.num_layers
+            self.size = self.images[-1].size
+            self.granule_bytes = granule_of(self.images)
+            self._leaves = leaves_of(
+                self.images,
+                self.granule_bytes,
+                cache_bytes * 3 // 4 if files is None else cache_bytes // 2,
+                shortcut,
+                top_fd=-1 if files is None else files.data_fd,
+                may_share=lock,
+            )
+            self._pieces = Pieces(
+                self.images, self.granule_bytes, self._leaves, cache_bytes // 4, self._lock
+            )
+            if files is not None:
+                from hatchway.disk.writes import Writes
+
+                self._writes = Writes(
+                    files,
+                    self.images,
+                    self.granule_bytes,
+                    self._leaves,
+                    self.read_at,
+                    self._lock,
+                    cache_bytes // 4,
+                )
+                closing.pop_all()
+            opened.pop_all()
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Bytes of the disk; as ``os.pread``, fewer only at its end.
@@ -155,23 +166,13 @@ class Chain:
             ValueError: If one is negative, or the chain is closed.
             ImageError: If a file is damaged or cannot be read.
         """
-        granule = offset >> self._bits
-        leaf = self._leaf(granule >> _LEAF_BITS)
-        within = offset & self._within
-        if leaf is not None and 0 < size <= self.granule_bytes - within:
-            rank = granule & _RANK
-            word, layer = leaf.words[rank], leaf.layers[rank]
-            fd = self._fds[layer]
-            # What most reads are: data in one piece, in a file that is open.
-            if word >> KIND_SHIFT == _DATA and fd >= 0 and offset + size <= self._limits[layer]:
-                try:
-                    found = os.pread(fd, size, (word & VALUE_MASK) + within)
-                except OSError:
-                    found = b""  # the way below says what it is
-                if len(found) == size:
-                    return found
-        size = self._clipped(offset, size)
-        pieces = [self._piece(run) for run in self._runs(offset, offset + size)]
+        # What most reads are: data in files that are open.
+        found: bytes | None = self._leaves.read_at(offset, size)
+        if found is not None:
+            return found
+        with self._lock:
+            size = self._clipped(offset, size)
+            pieces = [self._pieces.read(run) for run in self._pieces.runs(offset, offset + size)]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def readinto_at(self, offset: int, buffer: Any) -> int:
@@ -189,11 +190,104 @@ class Chain:
             ImageError: As in :meth:`read_at`.
         """
         view = memoryview(buffer).cast("B")
-        size = self._clipped(offset, len(view))
-        for run in self._runs(offset, offset + size):
-            at = run.start - offset
-            view[at : at + run.length] = self._piece(run)
+        if self._leaves.read_into(offset, view):
+            return len(view)
+        with self._lock:
+            size = self._clipped(offset, len(view))
+            for run in self._pieces.runs(offset, offset + size):
+                at = run.start - offset
+                view[at : at + run.length] = self._pieces.read(run)
         return size
+
+    def read_many(self, ranges: Iterable[tuple[int, int]], *, num_threads: int = 1) -> list[bytes]:
+        """Several reads, in the order in which they lie on the disk.
+
+        Args:
+            ranges: Offsets and sizes, as of :meth:`read_at`.
+            num_threads: How many of them may wait for a disk at a time.
+
+        Returns:
+            What each one found, in the order of ``ranges``.
+
+        Raises:
+            ValueError: As in :meth:`read_at`.
+            ImageError: As in :meth:`read_at`.
+        """
+        return read_ranges(self.read_at, list(ranges), num_threads)
+
+    def view(self, start: int = 0, end: int | None = None) -> DiskView:
+        """Bytes ``[start, end)`` of the disk as a sequence, read where it is looked at.
+
+        Raises:
+            ValueError: If the range is not within the disk.
+        """
+        return DiskView(self, start, self.size if end is None else end)
+
+    def write_at(self, offset: int, data: Any) -> None:
+        """Write bytes to the disk.
+
+        Args:
+            offset: Where they begin.
+            data: Anything that can be read as bytes.
+
+        Raises:
+            ValueError: If they are not all within the disk, or the chain is not writable.
+            ImageWriteError: If they could not be written; some of them may have been.
+            ImageError: If a file is damaged.
+        """
+        self._written().write(offset, data)
+
+    def write_zeroes_at(self, offset: int, size: int, *, may_unmap: bool = True) -> None:
+        """Have a range of the disk read as zeros.
+
+        Args:
+            offset: Where it begins.
+            size: Its bytes.
+            may_unmap: Whether the room that it takes in the file may be given up.
+
+        Raises:
+            ValueError: As in :meth:`write_at`.
+            ImageError: As in :meth:`write_at`.
+        """
+        self._written().write_zeroes(offset, size, may_unmap=may_unmap)
+
+    def discard_at(self, offset: int, size: int) -> None:
+        """Give up the clusters that lie wholly in a range; they read as zeros from then on.
+
+        Raises:
+            ValueError: As in :meth:`write_at`.
+            ImageError: As in :meth:`write_at`.
+        """
+        self._written().discard(offset, size)
+
+    def flush(self) -> None:
+        """Return when all that was written survives a crash; at once if nothing can be.
+
+        Raises:
+            ImageWriteError: If it may not. Where the host's disk is full, this may be tried
+                again; where it failed to sync, every later call says so.
+        """
+        if self._writes is not None:
+            self._writes.flush()
+
+    def resize(self, size: int) -> None:
+        """Make the disk shorter, or longer with zeros, and flush.
+
+        Args:
+            size: Bytes: a multiple of 512.
+
+        Raises:
+            ValueError: If no disk of the file can have that size, or the chain is not writable.
+            ImageError: As in :meth:`write_at`. :attr:`size` is what it is then.
+        """
+        writes = self._written()
+        with self._lock:
+            try:
+                writes.resize(size)
+            finally:
+                self.size = self.images[-1].size
+                self._pieces.limits = limits_of(self.images)
+                self._leaves.resize(self.size)
 
     def map(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
         """What lies where: the extents of the disk from ``start`` to ``end``, in order.
@@ -206,9 +300,9 @@ class Chain:
         if not 0 <= start <= end <= self.size:
             raise ValueError(f"[{start}, {end}) is not within the disk's {self.size} bytes")
         last: Extent | None = None
-        for run in self._runs(start, end):
-            extent = self._extent(run)
-            if last is not None and _goes_on(last, extent):
+        for run in self._pieces.runs(start, end):
+            extent = extent_of(run, self.images)
+            if last is not None and goes_on(last, extent):
                 last = last._replace(length=last.length + extent.length)
                 continue
             if last is not None:
@@ -218,17 +312,48 @@ class Chain:
             yield last
 
     @property
+    def is_writable(self) -> bool:
+        """Whether it is open for writing."""
+        return self._writes is not None
+
+    @property
     def cached_bytes(self) -> int:
         """What is kept of the tables now."""
         return self._leaves.num_bytes
 
+    def kernel(self) -> ChainKernel:
+        """The chain in native code, for a server.
+
+        Raises:
+            RuntimeError: If there is no native code.
+        """
+        if not isinstance(self._leaves, KernelLeaves):
+            raise RuntimeError("Hatchway's compiled kernels are not built here")
+        return self._leaves.kernel
+
+    def load_leaf(self, rank: int) -> None:
+        """Have a leaf of the tables merged, if it is not there."""
+        with self._lock:
+            self._leaves.load(rank)
+
     def close(self) -> None:
-        """Close all files."""
-        self._fds = [-1] * len(self.images)
-        for image in self.images:
-            image.close()
-        self._descriptors.close()
-        self.size = 0
+        """Flush what was written, and close all files; they are closed in any case.
+
+        Raises:
+            ImageWriteError: As in :meth:`flush`.
+        """
+        writes, self._writes = self._writes, None
+        try:
+            if writes is not None:
+                writes.close()
+        finally:
+            leaves = getattr(self, "_leaves", None)
+            if leaves is not None:
+                leaves.close()
+            for image in self.images:
+                image.close()
+            self._descriptors.close()
+            self.size = 0
 
     def __enter__(self) -> Chain:
         return self
@@ -237,7 +362,20 @@ class Chain:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open, self._opened_by
+        if self._writes is not None:
+            raise TypeError(
+                "a chain that is written to cannot be pickled: no second process may write to "
+                "it; open it with writable=False, or there"
+            )
+        top, arguments = self._opened_by
+        return functools.partial(Chain, **arguments), (top,)
+
+    def _written(self) -> Writes:
+        if self._writes is None:
+            closed = not self.images or self.images[-1].is_closed
+            said = "is closed" if closed else "was opened to be read only; pass writable=True"
+            raise ValueError(f"the chain {said}")
+        return self._writes
 
     def _clipped(self, offset: int, size: int) -> int:
         if offset < 0 or size < 0:
@@ -246,84 +384,9 @@ class Chain:
             raise ValueError("the chain is closed")
         return max(0, min(size, self.size - offset))
 
-    def _runs(self, start: int, end: int) -> Iterator[_Run]:
-        bits, granule_bytes, limits = self._bits, self.granule_bytes, self._limits
-        while start < end:
-            granule = start >> bits
-            leaf = self._leaves.load(granule // LEAF_GRANULES)
-            rank = granule % LEAF_GRANULES
-            word, layer = leaf.words[rank], leaf.layers[rank]
-            kind = Kind(word >> KIND_SHIFT)
-            stop = min(end, (granule + 1) << bits)
-            step = granule_bytes if kind is Kind.DATA else 0
-            following = word + step
-            while (
-                stop < end
-                and (rank := rank + 1) < LEAF_GRANULES
-                and leaf.words[rank] == following
-                and leaf.layers[rank] == layer
-            ):
-                following += step
-                stop = min(end, stop + granule_bytes)
-            limit = limits[layer]
-            if kind is not Kind.HOLE and start < limit < stop:
-                stop = limit  # the disk of a file between ends here
-            elif kind is not Kind.HOLE and start >= limit:
-                kind = Kind.ZERO
-            value = (word & VALUE_MASK) + (start & (granule_bytes - 1))
-            yield _Run(start, stop - start, kind, layer, word, value)
-            start = stop
 
-    def _piece(self, run: _Run) -> bytes:
-        if run.kind in (Kind.HOLE, Kind.ZERO):
-            return bytes(run.length)
-        image = self.images[run.layer]
-        if run.kind is Kind.DATA:
-            # What lies past the end of the file was never written.
-            return image.data.read(run.length, run.value).ljust(run.length, b"\0")
-        key = run.layer, run.word
-        cluster = self._unpacked.get(key, lambda: image.unpacked(run.word))
-        at = run.start % len(cluster)
-        if at + run.length > len(cluster):  # several guest clusters share it
-            cluster *= -(-(at + run.length) // len(cluster))
-        return cluster[at : at + run.length]
+def _locked(path: Path, *, lock: bool) -> LockedFiles:
+    # What writes is imported by those that write.
+    from hatchway.disk.writes import LockedFiles
 
-    def _extent(self, run: _Run) -> Extent:
-        if run.kind is Kind.HOLE:
-            return Extent(run.start, run.length, "hole", None, None, None)
-        image = self.images[run.layer]
-        is_data = run.kind is Kind.DATA
-        path = image.data.path if is_data else image.path
-        where = run.value if is_data else None
-        return Extent(run.start, run.length, _NAMES[run.kind], run.layer, path, where)
-
-
-def _open(path: Path, arguments: dict[str, Any]) -> Chain:
-    return Chain(path, **arguments)
-
-
-def _goes_on(last: Extent, extent: Extent) -> bool:
-    if (last.kind, last.layer) != (extent.kind, extent.layer):
-        return False
-    return last.host_offset is None or last.host_offset + last.length == extent.host_offset
-
-
-def _limits(images: Sequence[Image]) -> list[int]:
-    """For each image, up to where of the disk it is seen: the smallest size from it upwards."""
-    limits, smallest = [], images[-1].size
-    for image in reversed(images):
-        smallest = min(smallest, image.size)
-        limits.append(smallest)
-    return limits[::-1]
-
-
-def _show(image: Image, wanted: str) -> None:
-    snapshots = image.snapshots()
-    for snapshot in snapshots:
-        if wanted in (snapshot.id, snapshot.name):
-            image.show(snapshot)
-            return
-    known = ", ".join(f"{one.id} ({one.name})" for one in snapshots) or "none"
-    raise ImageError(
-        f"{image.path} has no internal snapshot {wanted!r}; it has {known}", path=image.path
-    )
+    return LockedFiles(path, lock=lock)

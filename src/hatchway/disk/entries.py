@@ -1,37 +1,17 @@
-"""Entries of L2 tables, and the words of the index that they become.
-
-A *granule* is the smallest piece that any file of a chain allocates: a cluster, or a
-subcluster. A *word* says where a granule lies in the file that holds it: its two highest
-bits are a ``Kind``; the others are the host offset of the granule (data) or what the
-L2 entry says of a compressed cluster.
-"""
+"""Entries of L2 tables, and the words that they become."""
 
 from __future__ import annotations
-
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-KIND_SHIFT = 62
-# Of an entry of an L1 or L2 table: where a table or a cluster begins.
-OFFSET_MASK = 0x00FFFFFFFFFFFE00
-VALUE_MASK = (1 << KIND_SHIFT) - 1
+from hatchway.disk.words import KIND_SHIFT, OFFSET_MASK, VALUE_MASK, Kind
 
 _OFFSET = np.uint64(OFFSET_MASK)
 _COMPRESSED = np.uint64(1 << 62)
 _COPIED = np.uint64(1 << 63)
 _ZERO = np.uint64(1)
 _SUBCLUSTERS = 32
-
-
-class Kind(IntEnum):
-    """What a file says of a granule."""
-
-    HOLE = 0  # nothing: what lies below it in the chain decides
-    DATA = 1
-    ZERO = 2  # reads as zeros, whatever lies below
-    COMPRESSED = 3
 
 
 DATA, ZERO, COMPRESSED = (np.uint64(kind << KIND_SHIFT) for kind in list(Kind)[1:])
@@ -79,7 +59,7 @@ def words_of(
     words = np.where(data, offset | DATA, np.uint64(0))
     words[zero] = ZERO
     words[compressed] = (table[compressed] & np.uint64(VALUE_MASK)) | COMPRESSED
-    return _spread(words, cluster_size // granule, granule)
+    return spread(words, cluster_size // granule, granule)
 
 
 def words_of_extended(
@@ -117,11 +97,17 @@ def words_of_extended(
     words = np.where(is_data, starts | DATA, np.uint64(0))
     words[is_zero] = ZERO
     words[compressed] = ((entry[compressed] & np.uint64(VALUE_MASK)) | COMPRESSED)[:, None]
-    return _spread(words.ravel(), cluster_size // _SUBCLUSTERS // granule, granule)
+    return spread(words.ravel(), cluster_size // _SUBCLUSTERS // granule, granule)
 
 
-def _spread(words: NDArray[np.uint64], times: int, granule: int) -> NDArray[np.uint64]:
-    """Words of granules, from those of pieces of ``times`` granules."""
+def spread(words: NDArray[np.uint64], times: int, granule: int) -> NDArray[np.uint64]:
+    """Words of granules, from those of pieces of ``times`` granules.
+
+    Args:
+        words: Of the pieces.
+        times: Granules of a piece.
+        granule: Bytes of a granule.
+    """
     if times == 1:
         return words
     spread = np.repeat(words, times)

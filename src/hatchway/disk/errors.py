@@ -35,3 +35,26 @@ class BackingFileError(ImageError):
 
 class LockedImageError(ImageError):
     """A file that another program holds, in a way that does not go with ours."""
+
+
+class ImageWriteError(ImageError):
+    """A file that could not be written to, or that may not be any more.
+
+    Attributes:
+        errno: Why, as the system said it: ``ENOSPC`` when the disk of the host is full; None
+            where it did not say.
+    """
+
+    def __init__(
+        self, message: str, *, path: Path, offset: int | None = None, errno: int | None = None
+    ) -> None:
+        super().__init__(message, path=path, offset=offset)
+        self.errno = errno
+
+
+class RecordsError(ImageError):
+    """Records in an image that are not there, damaged, or too many."""
+
+
+class DamagedIndexError(ImageError):
+    """A stored index whose bytes are not those that were written; merging does without it."""

@@ -9,7 +9,7 @@ import stat
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hatchway.disk.errors import BackingFileError, ImageError
 
@@ -34,7 +34,6 @@ class ImageFile:
     """A file of a chain, read by any number of threads.
 
     Attributes:
-        path: As it was opened.
         fd: Its descriptor, or -1 while it is opened for each read.
         identity: As it was when it was opened.
     """
@@ -42,7 +41,7 @@ class ImageFile:
     fd = -1
 
     def __init__(self, path: Path, descriptors: Descriptors) -> None:
-        self.path = path
+        self._path: Path | str = path
         self._descriptors = descriptors
         self.fd = open_to_read(path)
         try:
@@ -54,6 +53,22 @@ class ImageFile:
             self.close()
             raise
 
+    @classmethod
+    def of(cls, path: str, descriptors: Descriptors, fd: int, identity: Identity) -> ImageFile:
+        """A file that is open, and counted, already; its descriptor is this object's then."""
+        file = cls.__new__(cls)
+        file._path, file.fd, file.identity = path, fd, identity
+        file._descriptors = descriptors
+        return file
+
+    @property
+    def path(self) -> Path:
+        """As it was opened."""
+        # To make a path takes as long as to open a file: of a thousand, few are asked for.
+        if isinstance(self._path, str):
+            self._path = Path(self._path)
+        return self._path
+
     @property
     def file_bytes(self) -> int:
         """How long the file was when it was opened."""
@@ -61,23 +76,16 @@ class ImageFile:
 
     def read(self, num_bytes: int, offset: int) -> bytes:
         """As ``os.pread``: fewer bytes only at the end of the file."""
-        if offset > _MOST_BYTES - num_bytes:
-            return b""  # no file is that long, and the system does not take the number
         try:
             if self.fd >= 0:
-                found = os.pread(self.fd, num_bytes, offset)
-            else:
-                found = self._descriptors.read(self, num_bytes, offset)
+                return read_all(self.fd, num_bytes, offset)
+            return self._descriptors.read(self, num_bytes, offset)
         except OSError as error:
             raise ImageError(
                 f"{self.path} cannot be read at {offset:#x}: {error.strerror}",
                 path=self.path,
                 offset=offset,
             ) from error
-        if len(found) == num_bytes or not found:
-            return found
-        # The end, or a signal: the rest says which.
-        return found + self.read(num_bytes - len(found), offset + len(found))
 
     def close(self) -> None:
         """Close it, if it is open."""
@@ -105,13 +113,17 @@ class Descriptors:
         self._recent: OrderedDict[Path, int] = OrderedDict()
         self._lock = threading.Lock()
 
-    def may_keep(self) -> bool:
-        """Whether the file that was just opened may stay open; counts it if so."""
-        most = self._room() if self._most is None else self._most - _NUM_RECENT
-        if self._num_kept >= most:
+    def may_keep(self, count: int = 1) -> bool:
+        """Whether so many more files may stay open; counts them if so."""
+        most = self._room(count) if self._most is None else self._most - _NUM_RECENT
+        if self._num_kept + count > most:
             return False
-        self._num_kept += 1
+        self._num_kept += count
         return True
+
+    def forget(self, count: int) -> None:
+        """So many files that were to stay open do not."""
+        self._num_kept -= count
 
     def read(self, file: ImageFile, num_bytes: int, offset: int) -> bytes:
         """Read a file that is not kept open."""
@@ -120,7 +132,7 @@ class Descriptors:
             if fd < 0:
                 fd = self._open_again(file)
             self._recent[file.path] = fd
-            return os.pread(fd, num_bytes, offset)
+            return read_all(fd, num_bytes, offset)
 
     def close(self) -> None:
         """Close what was opened to be read."""
@@ -143,10 +155,10 @@ class Descriptors:
             )
         return fd
 
-    def _room(self) -> int:
-        """How many files may be kept open, now that as many as there are now are."""
+    def _room(self, count: int) -> int:
+        """How many files may be kept open, where ``count`` more are to be."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = self._num_kept + 2 * _SPARE_DESCRIPTORS
+        wanted = self._num_kept + count + 2 * _SPARE_DESCRIPTORS
         if soft != resource.RLIM_INFINITY and soft < wanted and soft != hard:
             more = wanted * 2 if hard == resource.RLIM_INFINITY else min(hard, wanted * 2)
             try:
@@ -155,6 +167,27 @@ class Descriptors:
             except (OSError, ValueError):
                 pass  # a sandbox may forbid it; then fewer are kept
         return 1 << 16 if soft == resource.RLIM_INFINITY else soft - _SPARE_DESCRIPTORS
+
+
+def read_all(fd: int, num_bytes: int, offset: int) -> bytes:
+    """As ``os.pread``, which a signal may cut short: fewer bytes only at the end of the file."""
+    if offset > _MOST_BYTES - num_bytes:
+        return b""  # no file is that long, and the system does not take the number
+    found = os.pread(fd, num_bytes, offset)
+    while found and len(found) < num_bytes:
+        more = os.pread(fd, num_bytes - len(found), offset + len(found))
+        if not more:
+            break
+        found += more
+    return found
+
+
+def write_all(fd: int, data: Any, offset: int) -> None:
+    """As ``os.pwrite``, until all of a buffer is written."""
+    view = memoryview(data).cast("B")
+    while view:
+        num_bytes = os.pwrite(fd, view, offset)
+        view, offset = view[num_bytes:], offset + num_bytes
 
 
 def open_to_read(path: Path) -> int:

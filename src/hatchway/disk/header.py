@@ -10,8 +10,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hatchway.disk.errors import CorruptImageError, UnsupportedImageError
+from hatchway.disk.fields import (
+    AUTOCLEAR_BITMAPS,
+    AUTOCLEAR_RAW_DATA_FILE,
+    BASE,
+    COMPRESSIONS,
+    EXTENSION,
+    KNOWN_FEATURES,
+    MAGIC,
+    VERSION_3,
+    Extension,
+    Feature,
+)
 
-MAGIC = b"QFI\xfb"
 # What is read at first: nearly always the header with all that belongs to it.
 FIRST_BYTES = 4096
 MAX_BACKING_NAME_BYTES = 1023
@@ -19,18 +30,8 @@ MAX_BACKING_NAME_BYTES = 1023
 MAX_L1_BYTES = 32 << 20
 MAX_SNAPSHOTS = 65536
 
-_BASE = struct.Struct(">4sIQIIQIIQQIIQ")
-_VERSION_3 = struct.Struct(">QQQII")
-_EXTENSION = struct.Struct(">II")
-_BACKING_FORMAT = 0xE2792ACA
-_FEATURE_NAMES = 0x6803F857
-_ENCRYPTION = 0x0537BE77
-_DATA_FILE = 0x44415441
+_BITMAPS_FIELDS = struct.Struct(">I4xQQ")
 _ENCRYPTIONS = {1: "AES", 2: "LUKS"}
-_COMPRESSIONS = {0: "zlib", 1: "zstd"}
-
-_DIRTY, _CORRUPT, _DATA_FILE_BIT, _COMPRESSION_BIT, _EXTENDED_L2 = (1 << bit for bit in range(5))
-_KNOWN = _DIRTY | _CORRUPT | _DATA_FILE_BIT | _COMPRESSION_BIT | _EXTENDED_L2
 
 
 class CutHeaderError(CorruptImageError):
@@ -58,6 +59,8 @@ class Header(NamedTuple):
         backing_name: As it is written in the header; None without a backing file.
         backing_format: As it is written there; None where it is left to guessing.
         data_file_name: The external data file; None where clusters lie in the file itself.
+        bitmaps: How many there are, the bytes of their directory, and where it lies; None
+            without any that hold.
     """
 
     version: int
@@ -77,6 +80,7 @@ class Header(NamedTuple):
     backing_name: str | None
     backing_format: str | None
     data_file_name: str | None
+    bitmaps: tuple[int, int, int] | None
 
     @property
     def cluster_size(self) -> int:
@@ -86,22 +90,27 @@ class Header(NamedTuple):
     @property
     def is_dirty(self) -> bool:
         """Whether refcounts may be wrong, since a writer did not close the file."""
-        return bool(self.incompatible & _DIRTY)
+        return bool(self.incompatible & Feature.DIRTY)
 
     @property
     def is_marked_corrupt(self) -> bool:
         """Whether a writer found the file's tables wrong, and said so."""
-        return bool(self.incompatible & _CORRUPT)
+        return bool(self.incompatible & Feature.CORRUPT)
 
     @property
     def has_data_file(self) -> bool:
         """Whether clusters lie in another file."""
-        return bool(self.incompatible & _DATA_FILE_BIT)
+        return bool(self.incompatible & Feature.DATA_FILE)
+
+    @property
+    def has_raw_data_file(self) -> bool:
+        """Whether the external data file, read by itself, is the guest's disk."""
+        return self.has_data_file and bool(self.autoclear & AUTOCLEAR_RAW_DATA_FILE)
 
     @property
     def has_subclusters(self) -> bool:
         """Whether L2 entries have 16 bytes, with a bitmap of 32 subclusters."""
-        return bool(self.incompatible & _EXTENDED_L2)
+        return bool(self.incompatible & Feature.EXTENDED_L2)
 
     @property
     def l2_entry_bytes(self) -> int:
@@ -127,7 +136,7 @@ def parse_header(start: bytes, path: Path, file_bytes: int) -> Header:
         CutHeaderError: If there may be more of it in the file than was given.
         UnsupportedImageError: If it needs what is not there: encryption, unknown features.
     """
-    if len(start) < _BASE.size or not start.startswith(MAGIC):
+    if len(start) < BASE.size or not start.startswith(MAGIC):
         raise CorruptImageError(f"{path} is no qcow2 file", path=path, offset=0)
     (
         _,
@@ -143,7 +152,7 @@ def parse_header(start: bytes, path: Path, file_bytes: int) -> Header:
         refcount_clusters,
         num_snapshots,
         snapshots_offset,
-    ) = _BASE.unpack_from(start)
+    ) = BASE.unpack_from(start)
     if version not in (2, 3):
         raise UnsupportedImageError(
             f"{path} is a qcow2 file of version {version}; 2 and 3 can be read", path=path, offset=4
@@ -155,12 +164,12 @@ def parse_header(start: bytes, path: Path, file_bytes: int) -> Header:
             offset=20,
         )
     incompatible = compatible = autoclear = 0
-    refcount_order, header_bytes, compression = 4, _BASE.size, 0
+    refcount_order, header_bytes, compression = 4, BASE.size, 0
     if version == 3:
-        if len(start) < _BASE.size + _VERSION_3.size:
+        if len(start) < BASE.size + VERSION_3.size:
             raise CorruptImageError(f"the header of {path} ends early", path=path, offset=72)
-        incompatible, compatible, autoclear, refcount_order, header_bytes = _VERSION_3.unpack_from(
-            start, _BASE.size
+        incompatible, compatible, autoclear, refcount_order, header_bytes = VERSION_3.unpack_from(
+            start, BASE.size
         )
         if header_bytes < 104 or header_bytes > 1 << cluster_bits:
             raise CorruptImageError(
@@ -168,24 +177,24 @@ def parse_header(start: bytes, path: Path, file_bytes: int) -> Header:
             )
         if header_bytes > 104 and len(start) > 104:
             compression = start[104]
-    extensions = _extensions(
+    extensions = extensions_of(
         start, path, header_bytes, min(1 << cluster_bits, backing_offset or 1 << 21)
     )
-    if encryption or _ENCRYPTION in extensions:
+    if encryption or Extension.ENCRYPTION in extensions:
         raise UnsupportedImageError(
             f"{path} is encrypted ({_ENCRYPTIONS.get(encryption, encryption)}), which Hatchway "
             "cannot read; write it anew without: qemu-img convert --image-opts (see its manual)",
             path=path,
             offset=32,
         )
-    if incompatible & ~_KNOWN:
+    unknown = incompatible & ~KNOWN_FEATURES
+    if unknown:
         raise UnsupportedImageError(
-            f"{path} needs {_named(incompatible & ~_KNOWN, extensions)}, which Hatchway does not "
-            "know",
+            f"{path} needs {_named(unknown, extensions)}, which Hatchway does not know",
             path=path,
             offset=72,
         )
-    if compression not in _COMPRESSIONS:
+    if compression not in COMPRESSIONS:
         raise UnsupportedImageError(
             f"{path} is compressed in a way (type {compression}) that Hatchway does not know; "
             "zlib and zstd can be read",
@@ -212,10 +221,13 @@ def parse_header(start: bytes, path: Path, file_bytes: int) -> Header:
         incompatible=incompatible,
         compatible=compatible,
         autoclear=autoclear,
-        compression=_COMPRESSIONS[compression],
+        compression=COMPRESSIONS[compression],
         backing_name=_backing_name(start, path, backing_offset, backing_bytes),
-        backing_format=_text(extensions.get(_BACKING_FORMAT), path),
-        data_file_name=_text(extensions.get(_DATA_FILE), path),
+        backing_format=_text(extensions.get(Extension.BACKING_FORMAT), path),
+        data_file_name=_text(extensions.get(Extension.DATA_FILE), path),
+        bitmaps=_bitmaps(
+            extensions.get(Extension.BITMAPS), path, holds=bool(autoclear & AUTOCLEAR_BITMAPS)
+        ),
     )
     if header.has_subclusters and cluster_bits < 14:
         raise CorruptImageError(
@@ -267,16 +279,28 @@ def check_table(
         )
 
 
-def _extensions(start: bytes, path: Path, begin: int, end: int) -> dict[int, bytes]:
+def extensions_of(start: bytes, path: Path, begin: int, end: int) -> dict[int, bytes]:
+    """The header extensions of a file, by their kinds, in its order.
+
+    Args:
+        start: The first bytes of the file.
+        path: For messages.
+        begin: Where they begin.
+        end: Where they end at the latest.
+
+    Raises:
+        CorruptImageError: If one is longer than the header.
+        CutHeaderError: If there may be more of them in the file than was given.
+    """
     found: dict[int, bytes] = {}
     at = begin
-    while at + _EXTENSION.size <= end:
-        if at + _EXTENSION.size > len(start):
+    while at + EXTENSION.size <= end:
+        if at + EXTENSION.size > len(start):
             raise _cut(start, path)
-        kind, length = _EXTENSION.unpack_from(start, at)
+        kind, length = EXTENSION.unpack_from(start, at)
         if kind == 0:
             break
-        at += _EXTENSION.size
+        at += EXTENSION.size
         if at + length > end:
             raise CorruptImageError(
                 f"a header extension of {path} ({kind:#x}) is longer than the header",
@@ -300,7 +324,7 @@ def _cut(start: bytes, path: Path) -> CutHeaderError:
 
 def _named(bits: int, extensions: dict[int, bytes]) -> str:
     """Features by the names that the file gives them."""
-    table = extensions.get(_FEATURE_NAMES, b"")
+    table = extensions.get(Extension.FEATURE_NAMES, b"")
     names = {
         table[at + 1]: table[at + 2 : at + 48].rstrip(b"\0").decode("ascii", "replace")
         for at in range(0, len(table) - 47, 48)
@@ -323,6 +347,19 @@ def _backing_name(start: bytes, path: Path, offset: int, length: int) -> str | N
     if offset + length > len(start):
         raise _cut(start, path)
     return _text(start[offset : offset + length], path) or None
+
+
+def _bitmaps(raw: bytes | None, path: Path, *, holds: bool) -> tuple[int, int, int] | None:
+    if raw is None or not holds:
+        return None
+    if len(raw) != _BITMAPS_FIELDS.size:
+        raise CorruptImageError(
+            f"the header extension of {path} that names its bitmaps has {len(raw)} bytes instead "
+            f"of {_BITMAPS_FIELDS.size}",
+            path=path,
+        )
+    number, num_bytes, offset = _BITMAPS_FIELDS.unpack(raw)
+    return number, num_bytes, offset
 
 
 def _text(raw: bytes | None, path: Path) -> str | None:

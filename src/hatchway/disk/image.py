@@ -2,58 +2,34 @@
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
+from hatchway.disk.arrays import entries, np
 from hatchway.disk.compressed import extent_of, unpack
-from hatchway.disk.entries import (
-    DATA,
-    OFFSET_MASK,
-    VALUE_MASK,
-    EntryError,
-    words_of,
-    words_of_extended,
-)
-from hatchway.disk.errors import CorruptImageError, ImageError
+from hatchway.disk.errors import CorruptImageError, ImageError, UnsupportedImageError
+from hatchway.disk.fields import MAGIC
 from hatchway.disk.files import Descriptors, ImageFile
 from hatchway.disk.header import (
     FIRST_BYTES,
-    MAGIC,
-    MAX_SNAPSHOTS,
     CutHeaderError,
     Header,
     check_table,
     parse_header,
 )
+from hatchway.disk.layout import Known, Layout, layout_of
+from hatchway.disk.snapshots import Snapshot, read_snapshots
+from hatchway.disk.words import KIND_SHIFT, OFFSET_MASK, VALUE_MASK
 
-_SNAPSHOT = struct.Struct(">QIHHIIQII")
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 _SECTOR = 512
+# A host offset has 62 bits of a word.
+_MOST_RAW_BYTES = 1 << KIND_SHIFT
 # An L1 table that is longer is read piece by piece, as it is needed.
 _KEPT_L1_BYTES = 4096
-
-
-class Snapshot(NamedTuple):
-    """An internal snapshot.
-
-    Attributes:
-        id: Unique in its file.
-        name: What the user called it.
-        l1_offset: Where its L1 table lies.
-        l1_size: Entries of that.
-        size: The disk's size then, in bytes.
-        seconds: When it was made, since 1970.
-    """
-
-    id: str
-    name: str
-    l1_offset: int
-    l1_size: int
-    size: int
-    seconds: int
 
 
 class Image:
@@ -63,30 +39,71 @@ class Image:
         file: Where its tables lie.
         data: Where its clusters lie: the same, or the external data file.
         format: What it is.
-        header: Of a qcow2 file; None of a raw one.
         size: The guest's disk, in bytes: a raw file's is rounded up to whole sectors.
         is_closed: Whether it can be read no longer.
+        l1_at: Where the L1 table of a qcow2 file lies, and its entries.
     """
+
+    format: Literal["qcow2", "raw"]
 
     def __init__(
         self, path: Path, descriptors: Descriptors, image_format: str | None = None
     ) -> None:
-        self.file = ImageFile(path, descriptors)
-        self.data = self.file
-        self.header: Header | None = None
-        self.is_closed = False
-        self._l1: NDArray[np.uint64] | None = None
+        self._begin(ImageFile(path, descriptors))
         try:
             start = self.file.read(FIRST_BYTES, 0)
-            self.format: Literal["qcow2", "raw"] = _format_of(image_format, start, path)
+            self.format = _format_of(image_format, start, path)
             self.size = -(-self.file.file_bytes // _SECTOR) * _SECTOR
             if self.format == "qcow2":
-                self.header = self._header_of(start)
-                self.size = self.header.size
-                self._l1_at = self.header.l1_offset, self.header.l1_size
+                self.become(self._header_of(start))
+            elif self.size > _MOST_RAW_BYTES:
+                raise UnsupportedImageError(
+                    f"{path} is a raw file of {self.file.file_bytes} bytes; up to "
+                    f"{_MOST_RAW_BYTES} can be read; `truncate` a sparse file, or copy a part",
+                    path=path,
+                )
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def of(cls, file: ImageFile, known: Known) -> Image:
+        """A file that is open already, of which enough is known to read it."""
+        image = cls.__new__(cls)
+        image._begin(file)
+        image.format, image.size, image._layout = known
+        if known.layout is not None:
+            image.l1_at = known.layout.l1_offset, known.layout.l1_size
+        return image
+
+    def _begin(self, file: ImageFile) -> None:
+        self.file = self.data = file
+        self.is_closed = False
+        self.l1_at = 0, 0
+        self._layout: Layout | None = None
+        self._header: Header | None = None
+        self._l1: NDArray[np.uint64] | None = None
+        self._entries: Callable[[int, int, int], bytes | None] | None = None
+
+    @property
+    def header(self) -> Header | None:
+        """Of a qcow2 file; None of a raw one.
+
+        Raises:
+            ImageError: If it is read only now, and cannot be.
+        """
+        if self._header is None and self.format == "qcow2":
+            self._header = self._header_of(self.file.read(FIRST_BYTES, 0))
+        return self._header
+
+    @property
+    def layout(self) -> Layout | None:
+        """How its tables are read, if it is a qcow2 file."""
+        return (
+            None
+            if self._layout is None
+            else self._layout._replace(l1_offset=self.l1_at[0], l1_size=self.l1_at[1])
+        )
 
     @property
     def path(self) -> Path:
@@ -96,7 +113,10 @@ class Image:
     @property
     def granule_bytes(self) -> int | None:
         """What it allocates at a time; None of a raw file, which allocates nothing."""
-        return None if self.header is None else self.header.granule_bytes
+        if self._layout is None:
+            return None
+        cluster_bytes = 1 << self._layout.cluster_bits
+        return cluster_bytes // 32 if self._layout.has_subclusters else cluster_bytes
 
     def words(self, start: int, count: int, granule: int) -> NDArray[np.uint64] | None:
         """What it says of ``count`` granules from guest offset ``start`` on.
@@ -114,7 +134,7 @@ class Image:
         """
         if self.header is None:
             starts: NDArray[np.uint64] = np.arange(count, dtype=np.uint64) * np.uint64(granule)
-            starts += np.uint64(start) | DATA  # bits that no offset has
+            starts += np.uint64(start) | entries.DATA  # bits that no offset has
             return starts
         header, num_bytes = self.header, count * granule
         cluster = header.cluster_size
@@ -159,7 +179,55 @@ class Image:
         ):
             return None
         table, first = divmod(start // granule, granule // 8)
-        return self._raw_entries(table, first, count) or b""
+        return self.l2_entries(table, first, count) or b""
+
+    def l2_tables(self) -> Iterator[int]:
+        """The numbers of the L2 tables that there are, of the disk from its beginning on."""
+        if self.header is None:
+            return
+        offset, size = self.l1_at
+        covered = self.header.cluster_size**2 // self.header.l2_entry_bytes
+        size = min(size, -(-self.size // covered))
+        for first in range(0, size, _KEPT_L1_BYTES // 8):
+            count = min(size - first, _KEPT_L1_BYTES // 8)
+            raw = self.file.read(count * 8, offset + first * 8)
+            tables = np.frombuffer(raw[: len(raw) & ~7], ">u8") & np.uint64(OFFSET_MASK)
+            yield from (int(rank) + first for rank in np.flatnonzero(tables))
+
+    def l2_entries(self, table: int, first: int, count: int) -> bytes | None:
+        """Entries ``[first, first + count)`` of an L2 table, as they lie in the file.
+
+        Returns:
+            Those, big-endian; None if there is no table.
+
+        Raises:
+            CorruptImageError: If the table lies nowhere.
+        """
+        if self._entries is not None:
+            return self._entries(table, first, count)
+        assert self.header is not None
+        header = self.header
+        l2_offset = self._l1_entry(table)
+        if not l2_offset:
+            return None
+        if l2_offset % header.cluster_size:
+            raise CorruptImageError(
+                f"entry {table} of the L1 table of {self.path} points to {l2_offset:#x}, which is "
+                "not the beginning of a cluster",
+                path=self.path,
+                offset=self.l1_at[0] + table * 8,
+            )
+        at = l2_offset + first * header.l2_entry_bytes
+        raw = self.file.read(count * header.l2_entry_bytes, at)
+        if len(raw) < count * header.l2_entry_bytes:
+            raise CorruptImageError(
+                f"entry {table} of the L1 table of {self.path} points to {l2_offset:#x}, past the "
+                f"end of the file ({self.file.file_bytes} bytes); run `qemu-img check "
+                f"{self.path}`",
+                path=self.path,
+                offset=self.l1_at[0] + table * 8,
+            )
+        return raw
 
     def unpacked(self, word: int) -> bytes:
         """The compressed cluster of a word, unpacked."""
@@ -175,21 +243,7 @@ class Image:
         Raises:
             CorruptImageError: If their table contradicts the format.
         """
-        if self.header is None or not self.header.num_snapshots:
-            return []
-        if self.header.num_snapshots > MAX_SNAPSHOTS:
-            raise CorruptImageError(
-                f"{self.path} is said to have {self.header.num_snapshots} snapshots; "
-                f"{MAX_SNAPSHOTS} are possible",
-                path=self.path,
-                offset=60,
-            )
-        found, at = [], self.header.snapshots_offset
-        for _ in range(self.header.num_snapshots):
-            snapshot, num_bytes = self._snapshot_at(at)
-            found.append(snapshot)
-            at += num_bytes
-        return found
+        return [] if self.header is None else read_snapshots(self.file, self.header)
 
     def show(self, snapshot: Snapshot) -> None:
         """Be what the file was at an internal snapshot, from now on.
@@ -200,9 +254,27 @@ class Image:
         assert self.header is not None
         where = snapshot.l1_offset, snapshot.l1_size, snapshot.size
         check_table(self.header, self.path, self.file.file_bytes, *where)
-        self._l1_at = snapshot.l1_offset, snapshot.l1_size
+        self.l1_at = snapshot.l1_offset, snapshot.l1_size
         self._l1 = None
         self.size = snapshot.size
+
+    def take_entries_from(self, entries: Callable[[int, int, int], bytes | None] | None) -> None:
+        """Have the entries of its L2 tables from who writes to it, from now on.
+
+        Args:
+            entries: Gives entries ``[first, first + count)`` of an L2 table, as bytes of the
+                file; None if there is no such table. Its arguments are the table's number,
+                ``first`` and ``count``. None for the file itself again.
+        """
+        self._entries = entries
+
+    def become(self, header: Header) -> None:
+        """Be what a header says that was changed in the file."""
+        self._header = header
+        self.size = header.size
+        self.l1_at = header.l1_offset, header.l1_size
+        self._layout = layout_of(header)
+        self._l1 = None
 
     def close(self) -> None:
         """Close its files."""
@@ -224,25 +296,25 @@ class Image:
         """Of clusters ``[first, first + count)`` of an L2 table; None if there is no table."""
         assert self.header is not None
         header = self.header
-        raw = self._raw_entries(table, first, count)
+        raw = self.l2_entries(table, first, count)
         if raw is None:
             return None
-        entries = np.frombuffer(raw, ">u8").astype(np.uint64)
+        found = np.frombuffer(raw, ">u8").astype(np.uint64)
         has_data_file = header.has_data_file
         try:
             if header.has_subclusters:
-                pairs = entries.reshape(-1, 2)
-                return words_of_extended(
+                pairs = found.reshape(-1, 2)
+                return entries.words_of_extended(
                     pairs, header.cluster_size, granule, has_data_file=has_data_file
                 )
-            return words_of(
-                entries,
+            return entries.words_of(
+                found,
                 header.cluster_size,
                 granule,
                 has_data_file=has_data_file,
                 version=header.version,
             )
-        except EntryError as error:
+        except entries.EntryError as error:
             per_table = header.cluster_size // header.l2_entry_bytes
             offset = self._l1_entry(table) + (first + error.rank) * header.l2_entry_bytes
             raise CorruptImageError(
@@ -253,34 +325,8 @@ class Image:
                 offset=offset,
             ) from error
 
-    def _raw_entries(self, table: int, first: int, count: int) -> bytes | None:
-        """Entries ``[first, first + count)`` of an L2 table; None if there is no table."""
-        assert self.header is not None
-        header = self.header
-        l2_offset = self._l1_entry(table)
-        if not l2_offset:
-            return None
-        if l2_offset % header.cluster_size:
-            raise CorruptImageError(
-                f"entry {table} of the L1 table of {self.path} points to {l2_offset:#x}, which is "
-                "not the beginning of a cluster",
-                path=self.path,
-                offset=self._l1_at[0] + table * 8,
-            )
-        at = l2_offset + first * header.l2_entry_bytes
-        raw = self.file.read(count * header.l2_entry_bytes, at)
-        if len(raw) < count * header.l2_entry_bytes:
-            raise CorruptImageError(
-                f"entry {table} of the L1 table of {self.path} points to {l2_offset:#x}, past the "
-                f"end of the file ({self.file.file_bytes} bytes); run `qemu-img check "
-                f"{self.path}`",
-                path=self.path,
-                offset=self._l1_at[0] + table * 8,
-            )
-        return raw
-
     def _l1_entry(self, rank: int) -> int:
-        offset, size = self._l1_at
+        offset, size = self.l1_at
         if rank >= size:
             return 0
         if self._l1 is None and size * 8 <= _KEPT_L1_BYTES:
@@ -290,25 +336,6 @@ class Image:
             return int(self._l1[rank]) & OFFSET_MASK
         raw = self.file.read(8, offset + rank * 8)
         return int.from_bytes(raw, "big") & OFFSET_MASK
-
-    def _snapshot_at(self, at: int) -> tuple[Snapshot, int]:
-        raw = self.file.read(_SNAPSHOT.size + 16, at)
-        if len(raw) < _SNAPSHOT.size:
-            raise CorruptImageError(
-                f"the snapshot table of {self.path} ends at {at:#x}, with the file",
-                path=self.path,
-                offset=at,
-            )
-        l1_offset, l1_size, id_bytes, name_bytes, seconds, _, _, _, extra_bytes = (
-            _SNAPSHOT.unpack_from(raw)
-        )
-        extra = raw[_SNAPSHOT.size : _SNAPSHOT.size + min(extra_bytes, 16)]
-        size = int.from_bytes(extra[8:16], "big") if extra_bytes >= 16 else self.size
-        names = self.file.read(id_bytes + name_bytes, at + _SNAPSHOT.size + extra_bytes)
-        num_bytes = (_SNAPSHOT.size + extra_bytes + id_bytes + name_bytes + 7) & ~7
-        texts = names[:id_bytes], names[id_bytes:]
-        identifier, name = (text.decode("utf-8", "surrogateescape") for text in texts)
-        return Snapshot(identifier, name, l1_offset, l1_size, size, seconds), num_bytes
 
 
 def _format_of(said: str | None, start: bytes, path: Path) -> Literal["qcow2", "raw"]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from hatchway.disk.entries import EntryError, words_of
+from hatchway.disk.arrays import entries, np
 from hatchway.disk.image import Image
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # Granules of a leaf: 32 MiB of the disk at clusters of 64 KiB.
 LEAF_GRANULES = 512
@@ -33,23 +34,26 @@ class Leaf:
         self.words = words
         self.layers = layers
 
+    @classmethod
+    def of(cls, columns: tuple[bytes, bytes]) -> Leaf:
+        """The leaf that native code made: its words, and its layers."""
+        words, layers = columns
+        return cls(memoryview(words).cast("Q"), memoryview(layers).cast("H"))
+
 
 class Leaves:
     """The leaves of a chain that were used last, bounded in bytes.
 
     Args:
-        images: The chain's, the base first.
-        granule: Bytes of a granule: the smallest of the chain's.
         most_bytes: What the leaves may take together; one there is in any case.
+        make: Makes the leaf of a rank.
     """
 
-    def __init__(self, images: Sequence[Image], granule: int, most_bytes: int) -> None:
-        self._images = images
-        self._granule = granule
+    def __init__(self, most_bytes: int, make: Callable[[int], Leaf]) -> None:
+        self._make = make
         self._most = max(1, most_bytes // LEAF_BYTES)
         self._leaves: dict[int, Leaf] = {}
         self._lock = threading.Lock()
-        self.get = self._leaves.get
 
     @property
     def num_bytes(self) -> int:
@@ -57,15 +61,53 @@ class Leaves:
         return len(self._leaves) * LEAF_BYTES
 
     def load(self, rank: int) -> Leaf:
-        """The leaf of a rank, merged from the tables of all files if it is not there."""
-        leaf = self.get(rank)
+        """The leaf of a rank, made if it is not there."""
+        leaf = self._leaves.get(rank)
         if leaf is None:
-            leaf = merged(self._images, rank * LEAF_GRANULES * self._granule, self._granule)
+            leaf = self._make(rank)
             with self._lock:
                 while len(self._leaves) >= self._most:
                     del self._leaves[next(iter(self._leaves))]
                 self._leaves[rank] = leaf
         return leaf
+
+    def drop(self, first: int, end: int) -> None:
+        """Forget leaves ``[first, end)``."""
+        with self._lock:
+            for rank in [rank for rank in self._leaves if first <= rank < end]:
+                del self._leaves[rank]
+
+    def update(self, granule: int, words: NDArray[np.uint64]) -> None:
+        """Granules from ``granule`` on lie in the highest file now."""
+        first, end = granule // LEAF_GRANULES, (granule + len(words) - 1) // LEAF_GRANULES + 1
+        self.drop(first, end)
+
+    def resize(self, size: int) -> None:
+        """The disk has another size now."""
+        self._leaves.clear()
+
+    def settle(self) -> None:
+        """Return at once: whoever reads in Python holds a lock."""
+
+    def close(self) -> None:
+        """Forget all leaves."""
+        self._leaves.clear()
+
+    # What native code does; here it is never the common case.
+
+    def read_at(self, offset: int, size: int) -> None:
+        """Nothing is read here."""
+
+    def read_into(self, offset: int, buffer: Any) -> Literal[False]:
+        """Nothing is read here."""
+        return False
+
+    def overwrite(self, offset: int, data: Any) -> Literal[False]:
+        """Nothing is written here."""
+        return False
+
+    def allow_overwriting(self, may: bool) -> None:
+        """Nothing is written here."""
 
 
 def merged(images: Sequence[Image], start: int, granule: int) -> Leaf:
@@ -104,15 +146,15 @@ def _rows_of(images: Sequence[Image], start: int, granule: int) -> NDArray[np.ui
             if raw:
                 plain.append((rank, raw))
             continue
-        found = image.words(start, LEAF_GRANULES, granule)
-        if found is not None:
-            rows[rank] = found
+        words = image.words(start, LEAF_GRANULES, granule)
+        if words is not None:
+            rows[rank] = words
     if plain:
         ranks = [rank for rank, _ in plain]
-        entries = np.frombuffer(b"".join(raw for _, raw in plain), ">u8").astype(np.uint64)
+        found = np.frombuffer(b"".join(raw for _, raw in plain), ">u8").astype(np.uint64)
         try:
-            decoded = words_of(entries, granule, granule, has_data_file=False, version=3)
-        except EntryError as error:
+            decoded = entries.words_of(found, granule, granule, has_data_file=False, version=3)
+        except entries.EntryError as error:
             # By itself it says which file, and where.
             images[ranks[error.rank // LEAF_GRANULES]].words(start, LEAF_GRANULES, granule)
             raise

@@ -18,6 +18,11 @@ from hatchway.disk.errors import LockedImageError
 
 _PERMISSION, _REFUSED = 100, 200
 _READ, _WRITE, _RESIZE = 0, 1, 3
+_REFUSALS = {
+    _READ: "refuses others to read it",
+    _WRITE: "refuses others to write to it",
+    _RESIZE: "refuses others to resize it",
+}
 _FLOCK = struct.Struct("hhqqi4x")
 # File systems that have no locks; QEMU goes on without them as well.
 _NO_LOCKS = (errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -29,16 +34,30 @@ def lock_to_read(fd: int, path: Path) -> None:
     Raises:
         LockedImageError: If somebody does so now, or refuses us to read.
     """
+    _lock(fd, path, (_READ,), "pass lock=False to read what may change meanwhile")
+
+
+def lock_to_write(fd: int, path: Path) -> None:
+    """Hold a file for writing, until ``fd`` is closed: others may read it, and no more.
+
+    Raises:
+        LockedImageError: If somebody writes to it now, or refuses others to.
+    """
+    _lock(fd, path, (_READ, _WRITE, _RESIZE), "wait for its end")
+
+
+def _lock(fd: int, path: Path, does: tuple[int, ...], way_out: str) -> None:
+    """Say what we do, refuse to others to write and resize, and look whether that goes."""
     try:
-        for at in (_PERMISSION + _READ, _REFUSED + _WRITE, _REFUSED + _RESIZE):
+        for at in (*(_PERMISSION + one for one in does), _REFUSED + _WRITE, _REFUSED + _RESIZE):
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_RDLCK, at))
-        for at in (_REFUSED + _READ, _PERMISSION + _WRITE, _PERMISSION + _RESIZE):
+        for at in (*(_REFUSED + one for one in does), _PERMISSION + _WRITE, _PERMISSION + _RESIZE):
             kind = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, at)))[0]
             if kind != fcntl.F_UNLCK:
-                does = "refuses others to read it" if at >= _REFUSED else "writes to it"
+                said = _REFUSALS[at - _REFUSED] if at >= _REFUSED else "writes to it"
                 raise LockedImageError(
-                    f"{path} is open in another program, which {does}; end that program, or pass "
-                    "lock=False to read what may change meanwhile",
+                    f"{path} is open in another program, which {said}; end that program, or "
+                    f"{way_out}",
                     path=path,
                 )
     except OSError as error:
@@ -46,6 +65,15 @@ def lock_to_read(fd: int, path: Path) -> None:
             raise LockedImageError(
                 f"{path} is locked by another program in a way that QEMU does not use", path=path
             ) from error
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+def lock_to_append(fd: int) -> None:
+    """Wait until nobody else appends to a file, and keep others from it until ``fd`` is closed."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _flock(fcntl.F_WRLCK, 0))
+    except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
 

@@ -28,6 +28,20 @@ class Allowed:
         self._is_all = more is True
         listed = [] if isinstance(more, bool) else [Path(one).resolve() for one in more]
         self._directories = [top.resolve().parent, *listed]
+        # Directories as they were named, found to be allowed: following links takes most of the
+        # time of opening a chain.
+        self._known: set[Path] = set()
+
+    def has(self, path: Path) -> bool:
+        """Whether ``path`` may be opened."""
+        if self._is_all or (path.parent in self._known and not path.is_symlink()):
+            return True
+        real = path.resolve()
+        if not any(real.is_relative_to(directory) for directory in self._directories):
+            return False
+        if not path.is_symlink():
+            self._known.add(path.parent)
+        return True
 
     def check(self, path: Path, named_by: Path, role: str) -> None:
         """Raise if ``path``, which ``named_by`` names, may not be opened.
@@ -35,10 +49,7 @@ class Allowed:
         Raises:
             BackingFileError: If so.
         """
-        if self._is_all:
-            return
-        real = path.resolve()
-        if not any(real.is_relative_to(directory) for directory in self._directories):
+        if not self.has(path):
             raise BackingFileError(
                 f"{named_by} names {path} as its {role}, which lies outside "
                 f"{self._directories[0]}; if you trust the image, allow that directory "
@@ -68,6 +79,24 @@ def path_of(name: str, named_by: Path, role: str) -> Path:
             path=named_by,
         )
     return named_by.parent / name
+
+
+def name_of(path: Path, named_by: Path) -> str:
+    """The name by which an image leads to a file: what :func:`path_of` makes that file of.
+
+    It is relative where both have a directory in common other than the root, so that they can
+    be moved together.
+
+    Args:
+        path: The file.
+        named_by: The image; it need not be there yet.
+    """
+    target = os.path.join(os.path.realpath(path.parent), path.name)
+    directory = os.path.realpath(named_by.parent)
+    if os.path.commonpath([target, directory]) == os.sep:
+        return target
+    name = os.path.relpath(target, directory)
+    return f"./{name}" if _PROTOCOL.match(name.split("/")[0]) else name
 
 
 def _of_json(text: str, named_by: Path, role: str) -> str:

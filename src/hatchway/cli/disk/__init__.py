@@ -1,5 +1,6 @@
-"""``hatchway disk``: what a chain of images is made of, and what lies where in it."""
+"""``hatchway disk``: chains of qcow2 images from the command line."""
 
-from hatchway.cli.disk.command import add_arguments, run
+from hatchway.cli.disk.arguments import add_arguments
+from hatchway.cli.disk.command import run
 
 __all__ = ["add_arguments", "run"]

@@ -1,0 +1,122 @@
+"""Freezing the active image under a new one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from hatchway.disk.active import create
+from hatchway.disk.files import Descriptors
+from hatchway.disk.image import Image
+from hatchway.disk.index import Built, build, sidecar_of
+from hatchway.disk.locks import lock_to_read
+from hatchway.disk.naming import name_of, path_of
+from hatchway.disk.upkeep.opening import Allowing, Opened, Progress, nobody
+
+_DEFAULT_CLUSTER_SIZE = 65536
+_LEAST_WITH_SUBCLUSTERS = 16384
+_SECTOR = 512
+
+
+class Overlay(NamedTuple):
+    """What :func:`snapshot` did.
+
+    Attributes:
+        path: The new active image.
+        backing_name: How it names the old one.
+        backing_format: What that is.
+        size: Bytes of the disk.
+        built: The stored index that the old one has now; None if there is none.
+    """
+
+    path: Path
+    backing_name: str
+    backing_format: str
+    size: int
+    built: Built | None
+
+
+def snapshot(
+    path: str | os.PathLike[str],
+    new: str | os.PathLike[str],
+    *,
+    index: bool | None = None,
+    image_format: Literal["qcow2", "raw"] | None = None,
+    cluster_size: int | None = None,
+    extended_l2: bool | None = None,
+    compression: Literal["zlib", "zstd"] = "zlib",
+    refcount_bits: int = 16,
+    allow_backing: Allowing = False,
+    progress: Progress = nobody,
+) -> Overlay:
+    """Make an empty overlay of the active image, which from then on is not written to.
+
+    The overlay is there whole and synced when this returns, or not at all. No program may write
+    to the old image meanwhile; virtual machines make their snapshots themselves. Without an
+    index it costs the same whatever lies below.
+
+    Args:
+        path: The active image.
+        new: The overlay.
+        index: Whether the chain up to and including the old image gets a stored index; None if
+            what lies below that image has one, which is carried forward.
+        image_format: Of the old image; None to look, which a guest's raw disk can lead astray.
+        cluster_size: Of the overlay, in bytes; None for that of the old one.
+        extended_l2: Whether it has subclusters; None if the old one has.
+        compression: As in :func:`~hatchway.disk.active.create`.
+        refcount_bits: As there.
+        allow_backing: As in :class:`~hatchway.disk.Chain`; for the index.
+        progress: Called as the index is built, with how much is done, and of how much.
+
+    Raises:
+        ValueError: If an argument is none that ``create`` takes.
+        LockedImageError: If another program writes to the old image.
+        ImageError: If that cannot be read, there is a file of the new name, or the index cannot
+            be built. There is no overlay then.
+    """
+    top, overlay = Path(path).absolute(), Path(new).absolute()
+    descriptors = Descriptors()
+    image = Image(top, descriptors, image_format)
+    try:
+        if image.file.fd >= 0:
+            lock_to_read(image.file.fd, top)
+        header = image.header
+        if cluster_size is None:
+            cluster_size = _DEFAULT_CLUSTER_SIZE if header is None else header.cluster_size
+        if extended_l2 is None:
+            is_possible = cluster_size >= _LEAST_WITH_SUBCLUSTERS
+            extended_l2 = header is not None and header.has_subclusters and is_possible
+        size, name = -(-image.size // _SECTOR) * _SECTOR, name_of(top, overlay)
+        create(
+            overlay,
+            size,
+            backing=name,
+            backing_format=image.format,
+            cluster_size=cluster_size,
+            extended_l2=extended_l2,
+            compression=compression,
+            refcount_bits=refcount_bits,
+        )
+        built = None
+        try:
+            if index or (index is None and _has_index(image)):
+                with Opened(top, image_format=image.format, allow_backing=allow_backing) as opened:
+                    opened.hold(opened.images)
+                    built = build(opened.images, progress=progress)
+        except BaseException:
+            overlay.unlink()
+            raise
+        return Overlay(overlay, name, image.format, size, built)
+    finally:
+        image.close()
+        descriptors.close()
+
+
+def _has_index(image: Image) -> bool:
+    """Whether an image, or the one below it, has a stored index."""
+    header = image.header
+    if header is None or header.backing_name is None:
+        return sidecar_of(image.path).exists()
+    below = path_of(header.backing_name, image.path, "backing file")
+    return sidecar_of(image.path).exists() or sidecar_of(below).exists()
