@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hatchway.disk import Chain, ImageError
+from hatchway.disk import Chain, ImageError, UnsupportedImageError
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(120)]
 
@@ -124,3 +125,18 @@ def test_a_small_cluster_that_unpacks_to_gigabytes_is_read_as_far_as_it_goes(
             assert chain.read_at(2 * CLUSTER, CLUSTER) == bytes(CLUSTER)
         except ImageError as error:  # the frame goes on past what the entry says
             assert "compressed cluster" in str(error)  # noqa: PT017
+
+
+def test_a_raw_file_whose_offsets_do_not_fit_an_index_is_refused() -> None:
+    made = os.memfd_create("large", os.MFD_CLOEXEC)
+    try:
+        path = Path(f"/proc/self/fd/{made}")
+        os.ftruncate(made, 1 << 62)
+        os.pwrite(made, b"last", (1 << 62) - 4)
+        with Chain(path, image_format="raw", lock=False) as chain:
+            assert chain.read_at((1 << 62) - 6, 6) == bytes(2) + b"last"
+        os.ftruncate(made, (1 << 62) + 1)
+        with pytest.raises(UnsupportedImageError, match="raw file of 4611686018427387905 bytes"):
+            Chain(path, image_format="raw", lock=False)
+    finally:
+        os.close(made)

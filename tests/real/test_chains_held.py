@@ -316,3 +316,24 @@ def test_wrong_arguments_are_refused(chain_of_two: Path) -> None:
         assert chain.read_at(MIB - 1, 10) == b"\0"
     with pytest.raises(ValueError, match="the chain is closed"):
         chain.read_at(0, 1)
+
+
+def test_openers_of_the_same_files_keep_what_they_know_once(chain_of_two: Path) -> None:
+    with Chain(chain_of_two) as first:
+        first.read_at(0, first.size)
+        known = first.cached_bytes
+        assert known > 0
+        with Chain(chain_of_two) as second, Chain(chain_of_two, lock=False) as apart:
+            assert second.cached_bytes == known
+            assert apart.cached_bytes == 0
+            assert second.read_at(0, second.size) == first.read_at(0, first.size)
+        assert first.cached_bytes == known
+        with Chain(chain_of_two) as third:
+            first.close()
+            assert third.cached_bytes == known
+            assert len(third.read_at(0, MIB)) == MIB
+        with Chain(chain_of_two) as later:
+            assert later.cached_bytes == known
+    qemu.io(chain_of_two, ["write -P 123 0 512"])
+    with Chain(chain_of_two) as changed:
+        assert changed.read_at(0, 512) == bytes([123] * 512)

@@ -101,3 +101,17 @@ def test_a_reader_that_has_enough_is_no_error(top: Path) -> None:
     done = subprocess.run(command, shell=True, capture_output=True, timeout=50, check=False)
     assert done.stderr == b""
     assert done.stdout.count(b"\n") == 1
+
+
+def test_bench_says_how_fast_the_chain_is_read(
+    top: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["disk", "bench", "--seconds", "0.05", "--json", str(top)]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["files"], said["indexed_files"], said["size_bytes"]) == (2, 0, 4 * MIB)
+    assert min(said[name] for name in ("open_s", "random_reads_per_s")) > 0
+    assert said["sequential_bytes_per_s"] > MIB
+    assert main(["disk", "bench", "--seconds", "0.05", str(top)]) == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("2 files, 0 of them by an index; opened in ")
+    assert len(others) == 3

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.real import torch_suite
-from tests.real.torch_suite import NotHere, Outcome, over_hatchway, run
+from tests.real.debian_source import NotHere
+from tests.real.torch_suite import Outcome, over_hatchway, run
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(900)]
 

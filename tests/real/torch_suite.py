@@ -8,22 +8,20 @@ The file is read from the mirror that apt is set up with, and kept in ``.cache``
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import subprocess
 import sys
 import tarfile
 import tempfile
-import urllib.error
-import urllib.request
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-ROOT = Path(__file__).resolve().parents[2]
-KEPT = ROOT / ".cache" / "torch-2.6.0-test_dataloader.py"
+from tests.real.debian_source import fetched, kept
+
+KEPT = "torch-2.6.0-test_dataloader.py"
 # The release in Debian 13; later ones are not in the archive for good.
 ARCHIVE = "pool/main/p/pytorch/pytorch_2.6.0+dfsg.orig.tar.xz"
 ARCHIVE_SHA256 = "099a9601bc40d67656e75735c44abedb0fbe92d08817852ab7472eebb7e6ddff"
@@ -46,10 +44,6 @@ IN_SCRIPTS = "from torch.utils.data import DataLoader, IterableDataset\n"
 NUM_SCRIPTS = 3
 
 
-class NotHere(Exception):  # noqa: N818 - no error: it says why a test is skipped
-    """The file is not to be had on this machine."""
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What one test came to: "passed", "failed" or "skipped", and what it said."""
@@ -64,39 +58,18 @@ def source() -> str:
     Raises:
         NotHere: If no mirror of Debian's archive is set up or can be reached.
     """
-    if not KEPT.exists():
-        text = _fetched()
-        KEPT.parent.mkdir(exist_ok=True)
-        own = KEPT.with_suffix(f".{os.getpid()}")
-        own.write_bytes(text)
-        own.replace(KEPT)
-    return KEPT.read_text(encoding="utf-8")
+    return kept(KEPT, _fetch).read_text(encoding="utf-8")
 
 
-def _fetched() -> bytes:
-    try:
-        asked = ["apt-get", "indextargets", "--format", "$(REPO_URI)"]
-        mirrors = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise NotHere("needs apt, set up with a mirror of Debian's archive") from error
-    for mirror in sorted({line for line in mirrors.split() if line.startswith("http")}):
-        try:
-            with urllib.request.urlopen(f"{mirror.rstrip('/')}/{ARCHIVE}", timeout=50) as answer:
-                archive = answer.read()
-        except (OSError, urllib.error.URLError):
-            continue
-        if hashlib.sha256(archive).hexdigest() == ARCHIVE_SHA256:
-            return _member_of(archive)
-    raise NotHere(f"no mirror that apt is set up with has {ARCHIVE}")
-
-
-def _member_of(archive: bytes) -> bytes:
+def _fetch(target: Path) -> None:
+    archive = fetched(ARCHIVE, ARCHIVE_SHA256)
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r|xz") as tar:
         for entry in tar:
             if entry.name == MEMBER:
                 found = tar.extractfile(entry)
                 assert found is not None
-                return found.read()
+                target.write_bytes(found.read())
+                return
     raise AssertionError(f"{MEMBER} is not in the archive")
 
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.real import qemu
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -51,6 +53,22 @@ def test_the_example_with_shards_decodes_each_image_once() -> None:
     assert decoded == "240 images decoded in 15 batches, each once"
     assert slowest.startswith("the slowest took ")
     assert displaced.endswith("positions at most")
+    assert not ran.stderr
+
+
+@qemu.needs_qemu
+def test_the_example_with_records_reads_both_versions() -> None:
+    ran = subprocess.run(
+        [sys.executable, ROOT / "examples" / "records_in_a_chain.py"],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=True,
+    )
+    assert ran.stdout.splitlines() == [
+        "v1.qcow2: 400 samples, 40 of each label",
+        "v2.qcow2: 440 samples, 44 of each label",
+    ]
     assert not ran.stderr
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,7 +65,26 @@ def test_reads_of_a_chain(tmp_path: Path) -> None:
     path = tmp_path / "chain_reads.json"
     arguments = ("--lengths", "3", "--repeats", "1", "--reads", "1000", "--mib", "64")
     arguments += ("--json", str(path))
-    assert "over pread" in run("benchmarks.chain_reads", *arguments)
+    assert "over pread" in run("benchmarks.disk.reads", *arguments)
     runs = json.loads(path.read_text())["runs"]
     assert loaders(runs) == ["1", "3"]
     assert all(one["reads_per_s"] > 0 and one["stock_open_s"] > 0 for one in runs)
+
+
+@qemu.needs_qemu
+@pytest.mark.skipif(
+    shutil.which("fio") is None, reason="no fio here (`make setup-system` installs it)"
+)
+def test_serving_of_a_chain(tmp_path: Path) -> None:
+    path = tmp_path / "serving.json"
+    arguments = ("--kinds", "over", "--lengths", "3", "--repeats", "1", "--mib", "4")
+    arguments += ("--overwritten", "5", "--seconds", "0.1", "--json", str(path))
+    assert "over: what it takes" in run("benchmarks.disk.serving", *arguments)
+    runs = json.loads(path.read_text())["runs"]
+    assert sorted((one["length"], one["server"]) for one in runs) == [
+        (1, "hatchway"),
+        (1, "qemu-nbd"),
+        (3, "hatchway"),
+        (3, "qemu-nbd"),
+    ]
+    assert all(one["depth_16"] > 0 and one["ready_s"] > 0 for one in runs)

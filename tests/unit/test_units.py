@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hatchway.base.units import format_bytes
+from hatchway.base.units import format_bytes, parse_bytes
 
 GIB = 1 << 30
 
@@ -23,3 +23,24 @@ GIB = 1 << 30
 )
 def test_bytes_are_written_for_people(num_bytes: int, text: str) -> None:
     assert format_bytes(num_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "num_bytes"),
+    [
+        ("0", 0),
+        ("4096", 4096),
+        ("64k", 65536),
+        ("1 MiB", 1 << 20),
+        ("10G", 10 * GIB),
+        ("2TB", 1 << 41),
+    ],
+)
+def test_people_write_bytes(text: str, num_bytes: int) -> None:
+    assert parse_bytes(text) == num_bytes
+
+
+@pytest.mark.parametrize("text", ["", "G", "-1G", "1.5G", "1X", "1GG", "\u0661"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="a size must be a whole number"):
+        parse_bytes(text)
