@@ -1,4 +1,4 @@
-"""Reads of a chain of qcow2 images in this process: ``python -m benchmarks.chain_reads``.
+"""Reads of a chain of qcow2 images in this process: ``python -m benchmarks.disk.reads``.
 
 A disk (1 GiB) in clusters of 64 KiB, each in one file of the chain, drawn at random, made by
 qemu-img and qemu-io. Each run is a process of its own that opens the chain, reads one sector of
@@ -28,12 +28,13 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.arguments import add_output, positive
+from benchmarks.disk.chains import make_spread, run_qemu
 from benchmarks.figures import by_repeat, paired_ratios, spread
 from benchmarks.report import markdown_table, print_table, write_report
 from benchmarks.suite import rotated
 
 SCHEMA = "hatchway-chain-reads/1"
-CLUSTER, REGION, READ = 1 << 16, 1 << 25, 4096
+REGION, READ = 1 << 25, 4096
 LENGTHS = (1, 10, 100, 1000)
 NUM_READS, NUM_TURNS = 100_000, 3
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lengths = sorted({1, *options.lengths})
     with tempfile.TemporaryDirectory() as directory:
         tops = {
-            length: _make(Path(directory) / str(length), length, options.mib << 20)
+            length: make_spread(Path(directory) / str(length), length, options.mib << 20)
             for length in lengths
         }
         runs = list(_runs(tops, options.repeats, options.reads))
@@ -53,38 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _make(directory: Path, length: int, disk_bytes: int) -> Path:
-    """A chain of so many files, each of which holds its share of the clusters."""
-    directory.mkdir()
-    place = random.Random(length)
-    files = [place.randrange(length) for _ in range(disk_bytes // CLUSTER)]
-    top = directory
-    for number in range(length):
-        top = directory / f"{number}.qcow2"
-        below = ["-u", "-b", f"{number - 1}.qcow2", "-F", "qcow2"] if number else []
-        _qemu("qemu-img", "create", "-q", "-f", "qcow2", *below, str(top), str(disk_bytes))
-        commands = [
-            part
-            for cluster, file in enumerate(files)
-            if file == number
-            for part in ("-c", f"write -q -P {number % 255 + 1} {cluster * CLUSTER} {CLUSTER}")
-        ]
-        # Not through the chain, which QEMU would open for each file anew.
-        alone = f"driver=qcow2,file.driver=file,file.filename={top},backing="
-        _qemu("qemu-io", *commands, "--image-opts", alone)
-    return top
-
-
 def _runs(tops: dict[int, Path], repeats: int, num_reads: int) -> Iterator[dict[str, Any]]:
     for top in tops.values():  # the page cache is warm from here on
         _stock_open_s(top)
     for repeat in range(repeats):
         for length in rotated(list(tops), repeat):
             call = f"measure({str(tops[length])!r}, {num_reads})"
-            code = f"from benchmarks.chain_reads import measure; {call}"
+            code = f"from benchmarks.disk.reads import measure; {call}"
             done = subprocess.run(
                 [sys.executable, "-c", code],
-                cwd=Path(__file__).parents[1],
+                cwd=Path(__file__).parents[2],
                 capture_output=True,
                 text=True,
                 check=True,
@@ -148,19 +127,12 @@ def _seconds_of_pread(bare: list[tuple[int, int]]) -> float:
 
 def _stock_open_s(top: Path) -> float:
     begun = time.perf_counter()
-    _qemu("qemu-io", "-r", "-f", "qcow2", "-c", "read -q 0 4k", str(top))
+    run_qemu("qemu-io", "-r", "-f", "qcow2", "-c", "read -q 0 4k", str(top))
     return time.perf_counter() - begun
 
 
 def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _qemu(*command: str) -> None:
-    try:
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    except FileNotFoundError:
-        raise SystemExit(f"{command[0]} is missing; `make setup-system` installs it") from None
 
 
 def _show(runs: list[dict[str, Any]], lengths: list[int], markdown: bool) -> None:
@@ -207,7 +179,7 @@ def _show(runs: list[dict[str, Any]], lengths: list[int], markdown: bool) -> Non
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.chain_reads",
+        prog="python -m benchmarks.disk.reads",
         description="Reads of a chain of qcow2 images in this process, beside os.pread.",
     )
     parser.add_argument(

@@ -1,0 +1,1 @@
+"""Chains of qcow2 images, beside QEMU's own tools."""
