@@ -294,7 +294,7 @@ def extensions_of(start: bytes, path: Path, begin: int, end: int) -> dict[int, b
     """
     found: dict[int, bytes] = {}
     at = begin
-    while at + EXTENSION.size <= end:
+    while at < end:
         if at + EXTENSION.size > len(start):
             raise _cut(start, path)
         kind, length = EXTENSION.unpack_from(start, at)

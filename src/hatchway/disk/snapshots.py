@@ -45,6 +45,13 @@ def read_snapshots(file: ImageFile, header: Header) -> list[Snapshot]:
             path=file.path,
             offset=60,
         )
+    if header.snapshots_offset % header.cluster_size:
+        raise CorruptImageError(
+            f"the snapshot table of {file.path} is said to lie at {header.snapshots_offset:#x}, "
+            "which is not at a cluster of it",
+            path=file.path,
+            offset=64,
+        )
     found, at = [], header.snapshots_offset
     for _ in range(header.num_snapshots):
         snapshot, num_bytes = _snapshot_at(file, at, header.size)

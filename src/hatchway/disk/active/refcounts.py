@@ -41,7 +41,7 @@ class Refcounts:
         # Blocks that are in use in memory, and in no table on the disk.
         self._unlinked: dict[int, int] = {}
         offset, num = header.refcount_table_offset, header.refcount_table_clusters
-        if not offset or offset % self.cluster_size:
+        if not 0 < offset < files.tables.file_bytes or offset % self.cluster_size:
             raise CorruptImageError(
                 f"the refcount table of {self._path} is said to lie at {offset:#x}, which is not "
                 "at a cluster of it",
