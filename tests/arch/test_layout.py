@@ -113,6 +113,8 @@ def test_only_the_loader_imports_torch_and_the_command_line_only_late() -> None:
         "hatchway.disk",
         "hatchway.loader.machine",
         "hatchway.loader.simulator",
+        "hatchway.checkpoint",
+        "hatchway.memory",
     ],
 )
 def test_importing_it_does_not_import_torch(module: str) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hatchway.disk import Chain, ImageError, ImageWriteError, LockedImageError
-from hatchway.disk.active import create, open_to_write
+from hatchway.disk.active import create, create_filled, open_to_write
 from tests.real import qemu
 
 pytestmark = [pytest.mark.real, qemu.needs_qemu]
@@ -159,3 +163,49 @@ def test_what_is_no_file_is_not_opened_for_writing(tmp_path: Path) -> None:
         open_to_write(tmp_path)
     with pytest.raises(ImageWriteError, match="No such file"):
         open_to_write(tmp_path / "one.qcow2")
+
+
+@given(
+    data=st.data(),
+    cluster_size=st.sampled_from([512, 4096]),
+    num_clusters=st.integers(1, 700),
+    is_overlay=st.booleans(),
+)
+@settings(max_examples=15, deadline=None)
+def test_a_filled_image_holds_its_clusters_and_no_others(
+    data: st.DataObject, cluster_size: int, num_clusters: int, is_overlay: bool
+) -> None:
+    held = data.draw(st.sets(st.integers(0, num_clusters - 1), max_size=100))
+    clusters = np.array(sorted(held), np.int64)
+    random = np.random.default_rng(num_clusters)
+    rows = random.integers(1, 256, (len(held), cluster_size), np.uint8)
+    expected = np.full((num_clusters, cluster_size), 7 if is_overlay else 0, np.uint8)
+    with tempfile.TemporaryDirectory() as directory:
+        base = qemu.raw(Path(directory) / "base.raw", expected.tobytes())
+        path = Path(directory) / "filled.qcow2"
+        below = {"backing": base.name, "backing_format": "raw"} if is_overlay else {}
+        create_filled(
+            path,
+            num_clusters * cluster_size,
+            clusters,
+            lambda file, offset: file.pwritev(list(rows), offset),
+            cluster_size=cluster_size,
+            **below,
+        )
+        expected[clusters] = rows
+        qemu.check(path)
+        assert qemu.contents(path) == expected.tobytes()
+        with Chain(path) as chain:
+            assert chain.read_at(0, chain.size) == expected.tobytes()
+            assert [one.layer for one in chain.map() if one.kind == "data"].count(
+                len(chain.images) - 1
+            ) == len(held) - sum(cluster + 1 in held for cluster in held)
+
+
+@pytest.mark.parametrize("clusters", [[-1], [3, 3], [4, 2], [10]])
+def test_clusters_that_do_not_ascend_within_the_disk_are_refused(
+    clusters: list[int], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="clusters must ascend, within a disk of 40960 bytes"):
+        create_filled(tmp_path / "x", 40960, np.array(clusters), lambda *_: None)
+    assert not list(tmp_path.iterdir())

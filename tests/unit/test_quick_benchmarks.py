@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from hatchway.memory import BackendUnavailableError
+from hatchway.memory.userfault import AsyncWriteProtection
 from tests.real import qemu
 
 ROOT = Path(__file__).parents[2]
@@ -88,3 +90,29 @@ def test_serving_of_a_chain(tmp_path: Path) -> None:
         (3, "qemu-nbd"),
     ]
     assert all(one["depth_16"] > 0 and one["ready_s"] > 0 for one in runs)
+
+
+def test_dirty_pages(tmp_path: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler (`make setup-system` installs one)")
+    try:
+        AsyncWriteProtection().close()
+    except BackendUnavailableError as reason:
+        pytest.skip(str(reason))
+    path = tmp_path / "dirty.json"
+    arguments = ("--mib", "1", "--shares", "10", "--repeats", "1", "--json", str(path))
+    assert "default" in run("benchmarks.memory.dirty", *arguments)
+    (setting,) = json.loads(path.read_text())["settings"]
+    assert loaders(setting["runs"]) == ["bare", "pagemap_scan", "default", "hash"]
+    assert all(one["answered"] == 1 for one in setting["runs"])
+
+
+def test_saving(tmp_path: Path) -> None:
+    path = tmp_path / "saving.json"
+    arguments = ("--mib", "4", "--shares", "10", "--repeats", "1", "--json", str(path))
+    shown = run("benchmarks.memory.saving", *arguments, "--directory", str(tmp_path), "--synced")
+    assert "torch.save" in shown
+    runs = json.loads(path.read_text())["runs"]
+    assert loaders(runs) == ["hatchway", "torch"]
+    assert all(0 < one["file_bytes"] < 2 << 20 for one in runs)
+    assert list(tmp_path.iterdir()) == [path]

@@ -17,3 +17,11 @@ class LoaderError(HatchwayError):
 
 class DiskError(HatchwayError):
     """Any error of ``hatchway.disk``."""
+
+
+class MemoryTrackingError(HatchwayError):
+    """Any error of ``hatchway.memory``."""
+
+
+class CheckpointError(HatchwayError):
+    """Any error of ``hatchway.checkpoint``."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hatchway.disk.fields import COPIED
 from hatchway.disk.words import KIND_SHIFT, OFFSET_MASK, VALUE_MASK, Kind
 
 _OFFSET = np.uint64(OFFSET_MASK)
 _COMPRESSED = np.uint64(1 << 62)
-_COPIED = np.uint64(1 << 63)
+_COPIED = np.uint64(COPIED)
 _ZERO = np.uint64(1)
 _SUBCLUSTERS = 32
 

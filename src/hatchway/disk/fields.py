@@ -12,6 +12,9 @@ VERSION_3 = struct.Struct(">QQQII")
 EXTENSION = struct.Struct(">II")
 COMPRESSIONS = {0: "zlib", 1: "zstd"}
 
+# Of entries of L1 and L2 tables: that nobody else refers to what lies there.
+COPIED = 1 << 63
+
 # Where fields lie that are changed by themselves.
 REFCOUNT_TABLE_AT = 48
 INCOMPATIBLE_AT = 72

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hatchway.disk.active.new_header import packed_header
 from hatchway.disk.active.storage import OpenFile
 from hatchway.disk.errors import ImageError, ImageWriteError
+from hatchway.disk.fields import COPIED
 from hatchway.disk.header import MAX_BACKING_NAME_BYTES, MAX_L1_BYTES
 from hatchway.disk.refcount_bits import packed_counts
 
@@ -54,7 +56,82 @@ def create(
         ImageError: If the file is there already.
         ImageWriteError: If it cannot be written.
     """
-    target = Path(path)
+    _lay_down(
+        Path(path),
+        size,
+        np.empty(0, np.int64),
+        lambda file, offset: None,
+        backing=backing,
+        backing_format=backing_format,
+        cluster_size=cluster_size,
+        extended_l2=extended_l2,
+        compression=compression,
+        refcount_bits=refcount_bits,
+    )
+
+
+def create_filled(
+    path: str | os.PathLike[str],
+    size: int,
+    clusters: NDArray[np.int64],
+    fill: Callable[[OpenFile, int], None],
+    *,
+    backing: str | None = None,
+    backing_format: str | None = None,
+    cluster_size: int = 4096,
+) -> None:
+    """Make a qcow2 file of version 3 that holds some clusters of the disk, in one go.
+
+    As :func:`create`: there whole and synced, or not at all. The clusters lie one behind the
+    other at the end of the file.
+
+    Args:
+        path: Of the new file.
+        size: As of :func:`create`.
+        clusters: Which clusters of the guest's disk it holds: their numbers, ascending.
+        fill: Writes all their bytes to a file, from an offset on.
+        backing: As of :func:`create`.
+        backing_format: As there.
+        cluster_size: As there.
+
+    Raises:
+        ValueError: As of :func:`create`, or if the clusters do not ascend within the disk.
+        ImageError: If the file is there already.
+        ImageWriteError: If it cannot be written.
+    """
+    if len(clusters) and not (
+        clusters[0] >= 0
+        and (clusters[1:] > clusters[:-1]).all()
+        and clusters[-1] * cluster_size < size
+    ):
+        raise ValueError(f"clusters must ascend, within a disk of {size} bytes")
+    _lay_down(
+        Path(path),
+        size,
+        clusters,
+        fill,
+        backing=backing,
+        backing_format=backing_format,
+        cluster_size=cluster_size,
+        extended_l2=False,
+        compression="zlib",
+        refcount_bits=16,
+    )
+
+
+def _lay_down(
+    target: Path,
+    size: int,
+    clusters: NDArray[np.int64],
+    fill: Callable[[OpenFile, int], None],
+    *,
+    backing: str | None,
+    backing_format: str | None,
+    cluster_size: int,
+    extended_l2: bool,
+    compression: str,
+    refcount_bits: int,
+) -> None:
     _check(size, cluster_size, extended_l2, refcount_bits)
     if compression not in ("zlib", "zstd"):
         raise ValueError(f"compression must be 'zlib' or 'zstd', not {compression!r}")
@@ -66,7 +143,10 @@ def create(
             f"a disk of {size} bytes needs an L1 table of {l1_size} entries at clusters of "
             f"{cluster_size} bytes; {MAX_L1_BYTES // 8} are possible: choose larger clusters"
         )
-    plan = _Plan(cluster_size, -(-l1_size * 8 // cluster_size), refcount_bits)
+    per_table = cluster_size // entry_bytes
+    tables, table_of = np.unique(clusters // per_table, return_inverse=True)
+    num_l1 = -(-l1_size * 8 // cluster_size)
+    plan = _Plan(cluster_size, num_l1 + len(tables) + len(clusters), refcount_bits)
     header = packed_header(
         cluster_size=cluster_size,
         size=size,
@@ -85,24 +165,42 @@ def create(
             f"the header takes {len(header)} bytes with the backing file's name {backing!r}; a "
             f"cluster has {cluster_size}: choose larger clusters or a shorter name"
         )
+    first_table = plan.l1 + num_l1
+    first_data = first_table + len(tables)
     with _new_file(target) as file:
         file.pwrite(header, 0)
-        for start, table in plan.refcounts():
-            file.pwrite(table, start)
-        # The L1 table is a hole.
+        for start, counts in plan.refcounts():
+            file.pwrite(counts, start)
+        # What is not written here, as the L1 table of an empty file, is a hole.
         file.truncate(plan.num_clusters * cluster_size)
+        if len(clusters):
+            l1 = np.zeros(int(tables[-1]) + 1, ">u8")
+            l1[tables] = _entries(first_table, len(tables), cluster_size)
+            file.pwrite(l1.tobytes(), plan.l1 * cluster_size)
+            l2 = np.zeros((len(tables), per_table), ">u8")
+            l2[table_of, clusters % per_table] = _entries(first_data, len(clusters), cluster_size)
+            file.pwrite(l2, first_table * cluster_size)
+            fill(file, first_data * cluster_size)
         file.sync()
 
 
-class _Plan:
-    """Where the tables of an empty file lie: refcount table, refcount blocks, L1 table."""
+def _entries(first: int, num: int, cluster_size: int) -> NDArray[np.uint64]:
+    """Entries of a table for host clusters in a row, which nobody else refers to."""
+    offsets: NDArray[np.uint64] = np.arange(first, first + num, dtype=np.uint64)
+    offsets *= np.uint64(cluster_size)
+    entries: NDArray[np.uint64] = offsets | np.uint64(COPIED)
+    return entries
 
-    def __init__(self, cluster_size: int, num_l1: int, refcount_bits: int) -> None:
+
+class _Plan:
+    """Where the tables of a new file lie: refcount table, refcount blocks, L1 table, the rest."""
+
+    def __init__(self, cluster_size: int, num_others: int, refcount_bits: int) -> None:
         self._cluster_size, self._bits = cluster_size, refcount_bits
         self._per_block = cluster_size * 8 // refcount_bits
         self.num_tables = self._num_blocks = 1
         while True:
-            self.num_clusters = 1 + self.num_tables + self._num_blocks + num_l1
+            self.num_clusters = 1 + self.num_tables + self._num_blocks + num_others
             blocks = -(-self.num_clusters // self._per_block)
             tables = -(-blocks * 8 // cluster_size)
             if (tables, blocks) == (self.num_tables, self._num_blocks):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from hatchway.disk.fields import COPIED
 from hatchway.disk.header import Header
 from hatchway.disk.words import OFFSET_MASK, VALUE_MASK
 
 _COMPRESSED = 1 << 62
-_COPIED = 1 << 63
 _ZERO = 1
 
 
@@ -49,7 +49,7 @@ def decoded(entry: int, bitmap: int, header: Header) -> Entry:
         if bitmap:
             raise ValueError("is compressed and has subclusters")
         return Entry(packed=entry & VALUE_MASK)
-    offset, is_own = entry & OFFSET_MASK, bool(entry & _COPIED)
+    offset, is_own = entry & OFFSET_MASK, bool(entry & COPIED)
     if offset % header.cluster_size:
         raise ValueError("does not point to the beginning of a cluster")
     host = offset if offset or (header.has_data_file and is_own) else None
@@ -71,7 +71,7 @@ def encoded(entry: Entry, header: Header) -> bytes:
     if entry.packed is not None:
         words = _COMPRESSED | entry.packed, 0
     else:
-        own = _COPIED if entry.is_own and entry.host is not None else 0
+        own = COPIED if entry.is_own and entry.host is not None else 0
         words = (entry.host or 0) | own, entry.zero << 32 | entry.data
     if header.has_subclusters:
         return words[0].to_bytes(8, "big") + words[1].to_bytes(8, "big")

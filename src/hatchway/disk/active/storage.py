@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from hatchway.disk.errors import ImageError, ImageWriteError
 from hatchway.disk.files import read_all, write_all
 from hatchway.disk.locks import lock_to_write
+
+_MOST_BUFFERS = os.sysconf("SC_IOV_MAX")
 
 
 class WritableFile(Protocol):
@@ -107,6 +110,19 @@ class OpenFile:
             write_all(self._fd, data, offset)
         except OSError as error:
             raise self._failed(error, f"written at {offset:#x}", offset) from error
+
+    def pwritev(self, buffers: Sequence[Any], offset: int) -> None:
+        """Write all of some buffers, one behind the other."""
+        for first in range(0, len(buffers), _MOST_BUFFERS):
+            some = buffers[first : first + _MOST_BUFFERS]
+            num_bytes = sum(map(len, some))
+            try:
+                done = os.pwritev(self._fd, some, offset)
+            except OSError as error:
+                raise self._failed(error, f"written at {offset:#x}", offset) from error
+            if done < num_bytes:
+                self.pwrite(b"".join(some)[done:], offset + done)
+            offset += num_bytes
 
     def sync(self) -> None:
         """Return when all that was written survives a crash."""

@@ -6,10 +6,9 @@ from hatchway.disk.active.allocation import Allocation
 from hatchway.disk.active.ordered import OrderedFiles
 from hatchway.disk.active.pages import Pages, Table
 from hatchway.disk.errors import CorruptImageError
+from hatchway.disk.fields import COPIED
 from hatchway.disk.header import Header
 from hatchway.disk.words import OFFSET_MASK
-
-_COPIED = 1 << 63
 
 
 class GuestTables:
@@ -63,7 +62,7 @@ class GuestTables:
                 path=self._path,
                 offset=at,
             )
-        return offset, bool(entry & _COPIED)
+        return offset, bool(entry & COPIED)
 
     def read(self, rank: int, first: int, num: int) -> bytes | None:
         """Entries ``[first, first + num)`` of an L2 table; None if there is no table.
@@ -120,5 +119,5 @@ class GuestTables:
         self._allocation.release(offset, self._cluster_size)
 
     def _point(self, rank: int, offset: int) -> None:
-        entry = (offset | _COPIED).to_bytes(8, "big")
+        entry = (offset | COPIED).to_bytes(8, "big")
         self._pages.change(Table.L1, self.l1_offset + rank * 8, entry)

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hatchway.disk.checking.findings import FindingKind
+from hatchway.disk.fields import COPIED
 from hatchway.disk.header import Header
 from hatchway.disk.words import OFFSET_MASK, VALUE_MASK
 
 _OFFSET = np.uint64(OFFSET_MASK)
 _VALUE = np.uint64(VALUE_MASK)
 _COMPRESSED = np.uint64(1 << 62)
-_COPIED = np.uint64(1 << 63)
+_COPIED = np.uint64(COPIED)
 _ZERO = np.uint64(1)
 _RESERVED = np.uint64(0x3F000000000001FE)
 _SUBCLUSTERS = np.uint64(32)

@@ -23,6 +23,7 @@ from hatchway.disk.fields import (
     AUTOCLEAR_AT,
     AUTOCLEAR_BITMAPS,
     AUTOCLEAR_RAW_DATA_FILE,
+    COPIED,
     INCOMPATIBLE_AT,
     REFCOUNT_TABLE_AT,
     Feature,
@@ -35,7 +36,7 @@ from hatchway.disk.refcount_bits import MAX_REFCOUNT_TABLE_BYTES, packed_counts
 _DIRTY_OR_CORRUPT = int(Feature.DIRTY | Feature.CORRUPT)
 # Neither is harmed by a repair.
 _KNOWN_AUTOCLEAR = AUTOCLEAR_BITMAPS | AUTOCLEAR_RAW_DATA_FILE
-_COPIED = np.uint64(1 << 63)
+_COPIED = np.uint64(COPIED)
 
 
 class WritableFile:

@@ -12,6 +12,7 @@ from hatchway.disk.checking.clusters import IS_DATA, IS_ONE, IS_TABLE, Clusters
 from hatchway.disk.checking.entries import Entries
 from hatchway.disk.checking.findings import Findings
 from hatchway.disk.checking.regions import Region
+from hatchway.disk.fields import COPIED
 from hatchway.disk.image import Image
 from hatchway.disk.words import OFFSET_MASK
 
@@ -20,7 +21,7 @@ from hatchway.disk.words import OFFSET_MASK
 OnFlags = Callable[[NDArray[np.int64], NDArray[np.uint64]], None]
 
 _OFFSET = np.uint64(OFFSET_MASK)
-_COPIED = np.uint64(1 << 63)
+_COPIED = np.uint64(COPIED)
 _L1_RESERVED = np.uint64(0x7F000000000001FF)
 # Tables are looked at so many bytes at a time: what they take stays in the processor's cache.
 _PIECE_BYTES = 1 << 18
