@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import itertools
 import mmap
@@ -267,9 +268,12 @@ def test_another_userfaultfd_is_named() -> None:
 
 
 def test_a_kernel_that_cannot_is_replaced_or_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(userfault, "SYSCALL_NUMBERS", {})
+    def refused() -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(userfault, "open_userfaultfd", refused)
     array = pages(4)
-    with pytest.raises(BackendUnavailableError, match="userfaultfd is not known on") as caught:
+    with pytest.raises(BackendUnavailableError, match=r"not permitted \(a sandbox") as caught:
         DirtyTracker(array, backend="pagemap_scan").start()
     assert caught.value.backend == "pagemap_scan"
     with DirtyTracker(array) as tracker:

@@ -16,11 +16,12 @@ import struct
 from hatchway.memory.errors import BackendUnavailableError
 
 SYSCALL_NUMBERS = {"x86_64": 323, "aarch64": 282, "riscv64": 282, "ppc64le": 364, "s390x": 355}
-USER_MODE_ONLY = 1
-API_VERSION = 0xAA
 WP_UNPOPULATED = 1 << 13
 WP_ASYNC = 1 << 15
 
+_USER_MODE_ONLY = 1
+_API_VERSION = 0xAA
+_NEW = 0xAA00
 _API = 0xC018AA3F
 _REGISTER = 0xC020AA00
 _UNREGISTER = 0x8010AA01
@@ -41,10 +42,15 @@ class AsyncWriteProtection:
     """
 
     def __init__(self) -> None:
-        self.fd = open_userfaultfd()
         try:
-            features = WP_ASYNC | WP_UNPOPULATED
-            fcntl.ioctl(self.fd, _API, bytearray(_API_STRUCT.pack(API_VERSION, features, 0)))
+            self.fd, _ = open_userfaultfd()
+        except OSError as error:
+            hint = " (a sandbox, as of Docker, may forbid it)" if error.errno == errno.EPERM else ""
+            raise BackendUnavailableError(
+                f"userfaultfd failed: {error.strerror}{hint}", backend="pagemap_scan"
+            ) from error
+        try:
+            agree(self.fd, WP_ASYNC | WP_UNPOPULATED)
         except OSError as error:
             self.close()
             raise BackendUnavailableError(
@@ -75,24 +81,38 @@ class AsyncWriteProtection:
         os.close(self.fd)
 
 
-def open_userfaultfd() -> int:
-    """A descriptor for this process.
+def open_userfaultfd() -> tuple[int, str]:
+    """A descriptor for this process, and which way it came.
 
     Raises:
-        BackendUnavailableError: If the kernel or a sandbox does not give one.
+        OSError: If neither way is open to this user; the reason of the first one.
     """
     number = SYSCALL_NUMBERS.get(platform.machine())
-    if number is None:
-        raise BackendUnavailableError(
-            f"userfaultfd is not known on {platform.machine()}", backend="pagemap_scan"
-        )
-    libc = ctypes.CDLL(None, use_errno=True)
-    flags = os.O_CLOEXEC | os.O_NONBLOCK | USER_MODE_ONLY
-    fd: int = libc.syscall(ctypes.c_long(number), ctypes.c_long(flags))
-    if fd >= 0:
-        return fd
-    code = ctypes.get_errno()
-    hint = " (a sandbox, as of Docker, may forbid it)" if code == errno.EPERM else ""
-    raise BackendUnavailableError(
-        f"userfaultfd failed: {os.strerror(code)}{hint}", backend="pagemap_scan"
-    )
+    refusal = OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if number is not None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        # User-mode faults only: this is what an unprivileged process may ask for.
+        flags = os.O_CLOEXEC | os.O_NONBLOCK | _USER_MODE_ONLY
+        fd: int = libc.syscall(ctypes.c_long(number), ctypes.c_long(flags))
+        if fd >= 0:
+            return fd, "for user-mode faults"
+        refusal = OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    try:
+        device = os.open("/dev/userfaultfd", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        raise refusal from None
+    try:
+        return fcntl.ioctl(device, _NEW, os.O_CLOEXEC | os.O_NONBLOCK), "through /dev/userfaultfd"
+    finally:
+        os.close(device)
+
+
+def agree(fd: int, features: int) -> int:
+    """Ask a new descriptor for features; all those that the kernel has.
+
+    Raises:
+        OSError: If it does not have some of them.
+    """
+    api = bytearray(_API_STRUCT.pack(_API_VERSION, features, 0))
+    fcntl.ioctl(fd, _API, api)
+    return int(_API_STRUCT.unpack(api)[1])

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
-import mmap
 import os
-import platform
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from hatchway.cli.doctor.finding import Finding, Mark
+from hatchway.memory import BackendUnavailableError
+from hatchway.memory.pagemap import Pagemap
+from hatchway.memory.userfault import WP_ASYNC, agree, open_userfaultfd
 
 __all__ = [
     "Probe",
@@ -31,14 +30,6 @@ __all__ = [
 ]
 
 _SYS_IO_URING_SETUP = 425  # the same on every architecture
-_SYS_USERFAULTFD = {"x86_64": 323, "aarch64": 282, "riscv64": 282, "ppc64le": 364, "s390x": 355}
-_UFFD_USER_MODE_ONLY = 1
-_USERFAULTFD_IOC_NEW = 0xAA00
-_UFFDIO_API = 0xC018AA3F
-_UFFD_API = 0xAA
-_UFFD_FEATURE_WP_ASYNC = 1 << 15
-_PAGEMAP_SCAN = 0xC0606610
-_PAGE_IS_PRESENT = 1 << 3
 
 
 @dataclass(frozen=True)
@@ -113,10 +104,10 @@ def assess_kernel(
             "pagemap_scan",
             "PAGEMAP_SCAN",
             pagemap_scan,
-            "written pages are found and re-armed in one call"
+            "a DirtyTracker finds written pages, and protects them anew, in one call"
             if tracking
             else "written pages are found in one call, but write-protection needs another way",
-            "written pages are found through soft-dirty bits or mprotect, at a higher cost",
+            "written pages are found by comparing digests, which reads all of the memory",
             limited=not tracking,
         ),
         _finding(
@@ -126,7 +117,7 @@ def assess_kernel(
             "pages are write-protected without stopping the program"
             if userfaultfd.asynchronous
             else "write-protection stops the writer at each first write: a higher cost",
-            "written pages are found through soft-dirty bits or mprotect, at a higher cost",
+            "written pages are found by comparing digests, which reads all of the memory",
             limited=not userfaultfd.asynchronous,
         ),
     ]
@@ -172,74 +163,28 @@ def probe_io_uring() -> Probe:
 
 
 def probe_pagemap_scan() -> Probe:
-    """Try to scan one resident page of this process."""
-    with mmap.mmap(-1, mmap.PAGESIZE) as page:
-        page[0] = 1
-        anchor = ctypes.c_char.from_buffer(page)
-        start = ctypes.addressof(anchor)
-        region = ctypes.create_string_buffer(24)
-        argument = bytearray(
-            struct.pack(
-                "=12Q",
-                96,  # size of this structure
-                0,  # flags
-                start,
-                start + mmap.PAGESIZE,
-                0,  # walk_end, filled in by the kernel
-                ctypes.addressof(region),
-                1,  # regions that fit
-                0,  # no bound on pages
-                0,  # no inverted category
-                _PAGE_IS_PRESENT,  # required
-                0,  # any of
-                _PAGE_IS_PRESENT,  # reported
-            )
-        )
-        try:
-            with open("/proc/self/pagemap", "rb") as pagemap:
-                found = fcntl.ioctl(pagemap, _PAGEMAP_SCAN, argument)
-        except OSError as error:
-            return _refused(error)
-        finally:
-            del anchor
-    return Probe(True, "works") if found == 1 else Probe(False, "does not see a resident page")
+    """Try to scan no page of this process."""
+    try:
+        Pagemap().close()
+    except BackendUnavailableError as error:
+        reason = error.__cause__
+        return _refused(reason if isinstance(reason, OSError) else error)
+    return Probe(True, "works")
 
 
 def probe_userfaultfd() -> Probe:
     """Try both ways to a userfaultfd, and ask it what it can do."""
-    probe, descriptor = _open_userfaultfd()
-    if descriptor is None:
-        return probe
     try:
-        api = bytearray(struct.pack("=3Q", _UFFD_API, 0, 0))
-        fcntl.ioctl(descriptor, _UFFDIO_API, api)
+        descriptor, how = open_userfaultfd()
+    except OSError as error:
+        return _refused(error)
+    try:
+        features = agree(descriptor, 0)
     except OSError as error:
         return _refused(error)
     finally:
         os.close(descriptor)
-    features = struct.unpack("=3Q", api)[1]
-    return Probe(True, probe.how, asynchronous=bool(features & _UFFD_FEATURE_WP_ASYNC))
-
-
-def _open_userfaultfd() -> tuple[Probe, int | None]:
-    number = _SYS_USERFAULTFD.get(platform.machine())
-    result = -errno.ENOSYS
-    if number is not None:
-        # User-mode faults only: this is what an unprivileged process may ask for.
-        result = _syscall(number, _UFFD_USER_MODE_ONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if result >= 0:
-        return Probe(True, "for user-mode faults"), result
-    try:
-        device = os.open("/dev/userfaultfd", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return _refused(OSError(-result, os.strerror(-result))), None
-    try:
-        descriptor = fcntl.ioctl(device, _USERFAULTFD_IOC_NEW, os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        return _refused(error), None
-    finally:
-        os.close(device)
-    return Probe(True, "through /dev/userfaultfd"), descriptor
+    return Probe(True, how, asynchronous=bool(features & WP_ASYNC))
 
 
 def _syscall(number: int, *arguments: int) -> int:
