@@ -70,7 +70,7 @@ check-native: setup
 		-DPython_EXECUTABLE=$(CURDIR)/$(PY) -DHATCHWAY_STRICT=ON
 	@$(BIN)/cmake --build build/strict -- --quiet
 
-sanitize: $(PY)  ## native code of disks under sanitizers: what fuzzing found, and threads; about a minute
+sanitize: $(PY)  ## native code of disks and checkpoints under sanitizers: what fuzzing found, and threads; about a minute
 	@$(PY) tools/sanitize.py replay
 
 FUZZ_SECONDS ?= 30

@@ -1,4 +1,4 @@
-"""Fuzz the native code of disks, or replay what fuzzing found, under sanitizers.
+"""Fuzz the native code of disks and checkpoints, or replay what fuzzing found, under sanitizers.
 
 ``python tools/sanitize.py replay`` takes a fixed time: the committed inputs and a short stress of
 the threads. ``fuzz`` goes on from those inputs for as long as is said.
@@ -70,6 +70,7 @@ STRESSES = [
     for name in ("stress_chain", "stress_server")
     for sanitizers in ("address,undefined", "thread")
 ]
+STRESSES.append(Program("stress_clusters", "address,undefined"))
 
 
 def missing(compiler: str, sanitizers: str) -> str | None:
@@ -96,7 +97,7 @@ def missing(compiler: str, sanitizers: str) -> str | None:
 
 
 def _newest_source() -> float:
-    folders = [SOURCES, ROOT / "native" / "disk"]
+    folders = [SOURCES, ROOT / "native"]
     return max(path.stat().st_mtime for one in folders for path in one.rglob("*.?pp"))
 
 
