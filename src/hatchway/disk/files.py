@@ -35,7 +35,7 @@ class ImageFile:
 
     Attributes:
         fd: Its descriptor, or -1 while it is opened for each read.
-        identity: As it was when it was opened.
+        identity: As it was when it was opened, or :meth:`note_writes` was called.
     """
 
     fd = -1
@@ -86,6 +86,11 @@ class ImageFile:
                 path=self.path,
                 offset=offset,
             ) from error
+
+    def note_writes(self) -> None:
+        """Take it for what it is now, after its own chain wrote to it, if it is open."""
+        if self.fd >= 0:
+            self.identity = _identity_of(self.fd, self.path)
 
     def close(self) -> None:
         """Close it, if it is open."""
