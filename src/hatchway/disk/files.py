@@ -70,6 +70,11 @@ class ImageFile:
         return self._path
 
     @property
+    def name(self) -> str:
+        """Its path, as a string."""
+        return os.fspath(self._path)
+
+    @property
     def file_bytes(self) -> int:
         """How long the file was when it was opened."""
         return self.identity.file_bytes
@@ -223,4 +228,11 @@ def _identity_of(fd: int, path: Path) -> Identity:
         num_bytes = status.st_size
     else:
         raise ImageError(f"{path} is neither a regular file nor a block device", path=path)
-    return Identity(status.st_dev, status.st_ino, num_bytes, status.st_mtime_ns, status.st_ctime_ns)
+    return identity_of(status)._replace(file_bytes=num_bytes)
+
+
+def identity_of(status: os.stat_result) -> Identity:
+    """Of a regular file."""
+    return Identity(
+        status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    )

@@ -68,7 +68,12 @@ def snapshot(
         )
         try:
             if index or (index is None and has_index(image)):
-                with Opened(top, image_format=image.format, allow_backing=allow_backing) as opened:
+                with Opened(
+                    top,
+                    image_format=image.format,
+                    allow_backing=allow_backing,
+                    use_index=True,
+                ) as opened:
                     opened.hold(opened.images)
                     made = made._replace(built=build(opened.images, progress=progress))
         except BaseException:
