@@ -133,8 +133,8 @@ class Writes:
 
     def resize(self, size: int) -> None:
         """As :meth:`ActiveLayer.resize`."""
+        self._check_process()
         with self._reshaping, self._lock:
-            self._check_process()
             try:
                 self.layer.resize(size)
             finally:
