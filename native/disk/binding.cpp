@@ -19,13 +19,13 @@ void bind_server(nb::module_ &m);  // server_binding.cpp
 
 namespace {
 
-constexpr int kAbiVersion = 1;
+constexpr int kAbiVersion = 2;
 
 Layers layers_of(const LayerTuples &described) {
     Layers layers;
     for (nb::handle one : described) {
         const auto fields = nb::cast<nb::tuple>(one);
-        auto layer = std::make_unique<Layer>();
+        auto layer = std::make_shared<Layer>();
         layer->fd = nb::cast<int>(fields[0]);
         layer->data_fd = nb::cast<int>(fields[1]);
         layer->size = nb::cast<std::uint64_t>(fields[2]);
@@ -170,6 +170,14 @@ void ChainKernel::update(std::uint64_t granule, nb::object words) {
                   static_cast<std::uint16_t>(chain_.num_layers() - 1));
 }
 
+void ChainKernel::replace_top(LayerTuples top) {
+    Layers layers = layers_of(top);
+    if (chain_.num_layers() - 1 + layers.size() > UINT16_MAX)
+        throw nb::value_error("a chain has from 1 to 65535 layers");
+    const nb::gil_scoped_release released;
+    chain_.replace_top(std::move(layers));
+}
+
 }  // namespace hatchway
 
 NB_MODULE(_native, m) {
@@ -215,6 +223,8 @@ NB_MODULE(_native, m) {
              [](ChainKernel &self, bool may) { self.chain().allow_overwriting(may); },
              nb::arg("may"), "Whether data of the highest file belongs to the disk alone.")
         .def("resize", &ChainKernel::resize, nb::arg("size"), "The disk has so many bytes now.")
+        .def("replace_top", &ChainKernel::replace_top, nb::arg("top"),
+             "Other files take the highest one's place; leaves say what they said.")
         .def("settle", &ChainKernel::settle, "Returns when nobody uses what was found before.")
         .def("close", &ChainKernel::close, "The files are closed after this.")
         .def("after_fork", [](ChainKernel &self) { self.chain().after_fork(); },

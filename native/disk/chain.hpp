@@ -40,25 +40,28 @@ class Chain {
     // may have in common.
     Chain(Layers layers, std::uint64_t size, int granule_bits,
           std::shared_ptr<SharedLeaves> leaves, bool may_merge)
-        : layers_(std::move(layers)),
+        : layers_(new Layers(std::move(layers))),
           size_(size),
           granule_bits_(granule_bits),
           may_merge_(may_merge),
           leaves_(std::move(leaves)) {}
+    Chain(const Chain &) = delete;
+    Chain &operator=(const Chain &) = delete;
+    ~Chain() { delete layers_.load(); }
 
     std::uint64_t size() const { return size_.load(std::memory_order_relaxed); }
     int granule_bits() const { return granule_bits_; }
     const std::shared_ptr<SharedLeaves> &leaves() const { return leaves_; }
-    std::size_t num_layers() const { return layers_.size(); }
+    std::size_t num_layers() const { return layers().size(); }
     int least_cluster_bits() const {
         int least = 21;
-        for (const auto &layer : layers_)
+        for (const auto &layer : layers())
             if (!layer->is_raw) least = std::min(least, layer->cluster_bits);
         return least;
     }
 
-    // While a use lasts, what ``find`` says holds: descriptors stay open, and clusters are not
-    // used for something else.
+    // While a use lasts, what ``find`` says holds: descriptors stay open, clusters are not used
+    // for something else, and the list of files stays where it is.
     Users::Use in_use() { return users_.enter(); }
 
     // The run that begins at ``start``, up to ``end``. False without its leaf.
@@ -76,13 +79,13 @@ class Chain {
             return true;
         if (!may_merge_) return false;
         auto leaf = std::make_unique<Leaf>();
-        if (!merge(layers_, 0, layers_.size(), rank, granule_bits_, *leaf)) return false;
+        if (!merge(layers(), 0, layers().size(), rank, granule_bits_, *leaf)) return false;
         put(rank, std::move(leaf));
         return true;
     }
 
     bool merged(std::uint64_t rank, std::size_t first, std::size_t end, Leaf &leaf) {
-        return merge(layers_, first, std::min(end, layers_.size()), rank, granule_bits_, leaf);
+        return merge(layers(), first, std::min(end, layers().size()), rank, granule_bits_, leaf);
     }
 
     void put(std::uint64_t rank, std::unique_ptr<Leaf> leaf) {
@@ -140,7 +143,7 @@ class Chain {
         Run run;
         for (const std::uint64_t end = start + size; start < end; start += run.length) {
             if (!find(start, end, run)) return;
-            const int fd = layers_[run.layer]->data_fd;
+            const int fd = layers()[run.layer]->data_fd;
             if (run.kind == kData && fd >= 0)
                 posix_fadvise(fd, static_cast<off_t>(run.host_offset),
                               static_cast<off_t>(run.length), POSIX_FADV_WILLNEED);
@@ -153,7 +156,7 @@ class Chain {
         // Only now: whoever forbids it waits for those that were allowed to.
         if (!may_overwrite_) return Outcome::uncommon;
         const std::uint64_t end = start + size;
-        const auto top = static_cast<std::uint16_t>(layers_.size() - 1);
+        const auto top = static_cast<std::uint16_t>(layers().size() - 1);
         Run run;
         for (std::uint64_t at = start; at < end; at += run.length) {
             if (!find(at, end, run) || run.kind != kData || run.layer != top)
@@ -161,7 +164,7 @@ class Chain {
         }
         for (std::uint64_t at = start; at < end; at += run.length, source += run.length) {
             if (!find(at, end, run) || run.kind != kData || run.layer != top ||
-                !write_fully(layers_[top]->data_fd, source, run.length, run.host_offset))
+                !write_fully(layers()[top]->data_fd, source, run.length, run.host_offset))
                 return Outcome::uncommon;
         }
         return Outcome::done;
@@ -174,18 +177,29 @@ class Chain {
     void settle() { users_.settle(); }
 
     void resize(std::uint64_t size) {
-        std::uint64_t limit = layers_.back()->size = size;
-        for (auto layer = layers_.rbegin(); layer != layers_.rend(); ++layer)
+        std::uint64_t limit = layers().back()->size = size;
+        for (auto layer = layers().rbegin(); layer != layers().rend(); ++layer)
             (*layer)->limit = limit = std::min<std::uint64_t>(limit, (*layer)->size);
         size_ = size;
         drop(0, UINT64_MAX);
         settle();
     }
 
+    // Has other files take the highest one's place: the same one as it is read from now on, and
+    // those above it. Leaves say what they said; nobody uses what the old list had on return.
+    void replace_top(Layers top) {
+        auto longer = std::make_unique<Layers>(layers());
+        longer->pop_back();
+        longer->insert(longer->end(), top.begin(), top.end());
+        size_ = longer->back()->size.load();
+        const std::unique_ptr<Layers> old(layers_.exchange(longer.release()));
+        settle();
+    }
+
     // The files may be closed after this. What is known of them is left to others.
     void close() {
         size_ = 0;
-        for (auto &layer : layers_) layer->fd = layer->data_fd = -1;
+        for (const auto &layer : layers()) layer->fd = layer->data_fd = -1;
         settle();
     }
 
@@ -196,13 +210,15 @@ class Chain {
     }
 
   private:
+    const Layers &layers() const { return *layers_.load(); }
+
     void run_of(const KeptLeaf &leaf, std::uint64_t start, std::uint64_t end, Run &run) const {
         const std::uint64_t granule = start >> granule_bits_;
         const Piece piece = leaf.piece_at(static_cast<std::uint16_t>(granule % kLeafGranules));
         const std::uint64_t piece_end = granule + (piece.end - piece.first);
         std::uint64_t stop = std::min(end, piece_end << granule_bits_);
         run.kind = kind_of(piece.word);
-        const std::uint64_t limit = layers_[piece.layer]->limit;
+        const std::uint64_t limit = layers()[piece.layer]->limit;
         if (run.kind != kHole && start >= limit) run.kind = kZero;
         // The disk of a file between ends here.
         else if (run.kind != kHole && stop > limit) stop = limit;
@@ -218,7 +234,7 @@ class Chain {
             std::memset(target, 0, run.length);
             return Outcome::done;
         }
-        const int fd = layers_[run.layer]->data_fd;
+        const int fd = layers()[run.layer]->data_fd;
         if (fd < 0) return Outcome::uncommon;
         if (!may_block) return read_cached(fd, run, target);
         const ssize_t got = read_fully(fd, target, run.length, run.host_offset);
@@ -254,7 +270,7 @@ class Chain {
         return true;
     }
 
-    Layers layers_;
+    std::atomic<Layers *> layers_;  // replaced as a whole; users look at it in a use
     std::atomic<std::uint64_t> size_;
     int granule_bits_;
     bool may_merge_;  // by itself; else Python makes all leaves

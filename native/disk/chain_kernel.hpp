@@ -36,6 +36,7 @@ class ChainKernel {
         const nb::gil_scoped_release released;
         chain_.resize(size);
     }
+    void replace_top(LayerTuples top);
     void settle() {
         const nb::gil_scoped_release released;
         chain_.settle();

@@ -85,6 +85,6 @@ class Layer {
     ~Layer() { delete[] l1_.load(); }
 };
 
-using Layers = std::vector<std::unique_ptr<Layer>>;
+using Layers = std::vector<std::shared_ptr<Layer>>;
 
 }  // namespace hatchway

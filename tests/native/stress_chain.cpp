@@ -48,22 +48,18 @@ class Disk {
             *fd = memfd_create("stress", MFD_CLOEXEC);
             MUST_HOLD(*fd >= 0);
         }
+        seen_ = dup(top_);
         for (std::uint64_t granule = 0; granule < kNumGranules; ++granule)
             put(base_, granule * kGranule, content_of(granule));
         Layers layers;
-        for (const int fd : {base_, top_}) {
-            layers.push_back(std::make_unique<Layer>());
-            layers.back()->fd = layers.back()->data_fd = fd;
-            layers.back()->size = layers.back()->limit = kNumGranules * kGranule;
-            layers.back()->is_raw = true;
-        }
+        for (const int fd : {base_, seen_})
+            layers.push_back(layer_of(fd, kNumGranules * kGranule));
         chain = std::make_unique<Chain>(std::move(layers), kNumGranules * kGranule, kGranuleBits,
                                         std::make_shared<SharedLeaves>(kCacheBytes, kGranule),
                                         false);
     }
     ~Disk() {
-        close(base_);
-        close(top_);
+        for (const int fd : {base_, top_, seen_}) close(fd);
     }
 
     // As Python loads a leaf: under its lock, from what the tables say.
@@ -118,6 +114,19 @@ class Disk {
         chain->resize(num_granules * kGranule);
     }
 
+    // The highest file is another one, and the descriptor of the old one leads elsewhere.
+    void replace_top() {
+        const std::lock_guard guard(lock);
+        const int before = std::exchange(seen_, dup(top_));
+        Layers top;
+        top.push_back(layer_of(seen_, chain->size()));
+        chain->allow_overwriting(false);
+        chain->settle();
+        chain->replace_top(std::move(top));
+        chain->allow_overwriting(true);
+        MUST_HOLD(dup2(base_, before) == before && close(before) == 0);
+    }
+
     // While nobody may write in place, nobody does.
     void be_quiet() {
         const std::lock_guard guard(lock);
@@ -135,12 +144,20 @@ class Disk {
     std::mutex lock;
 
   private:
+    static std::shared_ptr<Layer> layer_of(int fd, std::uint64_t size) {
+        auto layer = std::make_shared<Layer>();
+        layer->fd = layer->data_fd = fd;
+        layer->size = layer->limit = size;
+        layer->is_raw = true;
+        return layer;
+    }
+
     static void put(int fd, std::uint64_t place, const Content &content) {
         MUST_HOLD(pwrite(fd, content.data(), kGranule, static_cast<off_t>(place)) ==
                   static_cast<ssize_t>(kGranule));
     }
 
-    int base_ = -1, top_ = -1;
+    int base_ = -1, top_ = -1, seen_ = -1;
     std::vector<std::uint64_t> places_ = std::vector<std::uint64_t>(kNumGranules);
     std::vector<std::uint64_t> free_;
     std::uint64_t next_ = kGranule;
@@ -200,8 +217,9 @@ void disturb(Disk &disk, std::mt19937_64 &random) {
     }
     case 5:
     case 6:
-    case 7:
         return disk.be_quiet();
+    case 7:
+        return disk.replace_top();
     default:
         return disk.discard(random() % kNumGranules);
     }

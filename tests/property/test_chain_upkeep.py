@@ -38,6 +38,7 @@ WRITES = st.one_of(
 )
 UPKEEP = st.one_of(
     st.tuples(st.just("snapshot"), NEW, st.integers(1, 12)),
+    st.tuples(st.just("live snapshot"), NEW, st.integers(1, 6)),
     st.tuples(st.just("their overlay"), st.none() | SIZES, FORMATS),
     st.tuples(st.just("commit"), st.none() | LAYERS, st.booleans()),
     st.tuples(st.just("their commit"), st.none(), st.none()),
@@ -76,6 +77,8 @@ class Disk:
             self.compress(first[0], second)
         elif name == "snapshot":
             self.snapshot(first, second)
+        elif name == "live snapshot":
+            self.snapshot_live(first, second)
         elif name == "their overlay":
             self.overlay(first, second)
         elif name == "commit":
@@ -134,6 +137,24 @@ class Disk:
             assert done.size == len(self.content)
             self.files.append(done.path)
             self.write("write", 37 * self.num_made % 1600, 3 + number, self.num_made % 255 + 1)
+
+    def snapshot_live(self, options: dict[str, Any], count: int) -> None:
+        """Several by one chain, which writes and reads between them."""
+        if self.top.suffix == ".raw":
+            return
+        with Chain(self.top, writable=True) as chain:
+            for number in range(min(count, 40 - len(self.files))):
+                granule = options.get("cluster_size", chain.granule_bytes)
+                if granule // (32 if options.get("extended_l2") else 1) < chain.granule_bytes:
+                    with pytest.raises(ValueError, match="pieces"):
+                        chain.snapshot(self._new(), **options)
+                else:
+                    self.files.append(chain.snapshot(self._new(), **options).path)
+                start, end = self._place(53 * self.num_made % 1600, 3 + number)
+                data = bytes([self.num_made % 255 + 1]) * (end - start)
+                chain.write_at(start, data)
+                self.content[start:end] = data
+                assert chain.read_at(0, chain.size) == self.content
 
     def overlay(self, num_bytes: int | None, options: dict[str, Any]) -> None:
         self.files.append(qemu.create(self._new(), num_bytes, self.top, **options))

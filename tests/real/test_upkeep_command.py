@@ -61,6 +61,7 @@ def test_a_snapshot_is_an_empty_overlay_in_the_form_of_the_image(
         "backing_format": "qcow2",
         "size": 4 * MIB,
         "built": None,
+        "index_error": None,
     }
     info = json.loads(qemu.img("info", "--output=json", new))
     assert info["full-backing-filename"] == str(new.parent / "../old.qcow2")

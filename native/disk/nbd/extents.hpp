@@ -33,8 +33,10 @@ inline Outcome extents_of(Export &from, Context context, std::uint64_t start, st
     int num_loads = 0;
     while (start < end) {
         Run run;
+        std::size_t num_layers;
         {
             const auto use = chain.in_use();
+            num_layers = chain.num_layers();
             const bool is_there = chain.find(start, end, run);
             if (!is_there && !may_block) return Outcome::would_block;
             if (!is_there) run.length = 0;
@@ -43,7 +45,7 @@ inline Outcome extents_of(Export &from, Context context, std::uint64_t start, st
             if (++num_loads > kMostLoads || from.backend.load(start / leaf_bytes) != 0) break;
             continue;
         }
-        const std::uint32_t state = state_of(run, context, chain.num_layers());
+        const std::uint32_t state = state_of(run, context, num_layers);
         if (!found.empty() && found.back().state == state) {
             found.back().length += static_cast<std::uint32_t>(run.length);
         } else {

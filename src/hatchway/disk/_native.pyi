@@ -62,6 +62,9 @@ class ChainKernel:
     def resize(self, size: int) -> None:
         """The disk has so many bytes now."""
 
+    def replace_top(self, top: list[tuple[int, ...]]) -> None:
+        """Other files take the highest one's place; leaves say what they said."""
+
     def settle(self) -> None:
         """Returns when nobody uses what was found before."""
 

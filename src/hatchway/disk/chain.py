@@ -8,10 +8,10 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hatchway.disk.composing import leaves_of
-from hatchway.disk.extents import Extent, extent_of, goes_on, granule_of, limits_of
+from hatchway.disk.extents import Extent, granule_of, limits_of
 from hatchway.disk.files import Descriptors
 from hatchway.disk.image import Image
 from hatchway.disk.index.shortcut import Shortcut
@@ -23,7 +23,8 @@ from hatchway.disk.views import DiskView
 
 if TYPE_CHECKING:
     from hatchway.disk._native import ChainKernel
-    from hatchway.disk.writes import LockedFiles, Writes
+    from hatchway.disk.overlays import Overlay
+    from hatchway.disk.writes import Writes
 
 _DEFAULT_CACHE_BYTES = 16 << 20
 
@@ -85,8 +86,7 @@ class Chain:
             raise ValueError(f"max_descriptors must be at least 1, not {max_descriptors}")
         if writable and snapshot is not None:
             raise ValueError(f"snapshot {snapshot!r} can be read only; writable must be False")
-        # A change of the working directory does not change which files these are.
-        top = Path(path).absolute()
+        top = Path(path).absolute()  # the same file whatever the working directory becomes
         self._opened_by: tuple[Path, dict[str, Any]] = (
             top,
             {
@@ -106,10 +106,12 @@ class Chain:
         self._descriptors = Descriptors(max_descriptors)
         with ExitStack() as opened:
             opened.callback(self.close)
-            files = _locked(top, lock=lock) if writable else None
-            if files is not None:
-                closing = opened.enter_context(ExitStack())
-                closing.callback(files.close)
+            files = None
+            if writable:
+                from hatchway.disk.writes import LockedFiles, Writes  # which most do not need
+
+                files = LockedFiles(top, lock=lock)
+                opened.callback(files.close)
             allowed = Allowed(top, allow_backing)
             shortcut = Shortcut(allowed, self._descriptors, locks=lock) if use_index else None
             if shortcut is not None:
@@ -141,8 +143,6 @@ class Chain:
                 self.images, self.granule_bytes, self._leaves, cache_bytes // 4, self._lock
             )
             if files is not None:
-                from hatchway.disk.writes import Writes
-
                 self._writes = Writes(
                     files,
                     self.images,
@@ -150,9 +150,9 @@ class Chain:
                     self._leaves,
                     self.read_at,
                     self._lock,
+                    self._reshaped,
                     cache_bytes // 4,
                 )
-                closing.pop_all()
             opened.pop_all()
 
     def read_at(self, offset: int, size: int) -> bytes:
@@ -166,8 +166,7 @@ class Chain:
             ValueError: If one is negative, or the chain is closed.
             ImageError: If a file is damaged or cannot be read.
         """
-        # What most reads are: data in files that are open.
-        found: bytes | None = self._leaves.read_at(offset, size)
+        found: bytes | None = self._leaves.read_at(offset, size)  # what most reads are
         if found is not None:
             return found
         with self._lock:
@@ -186,8 +185,7 @@ class Chain:
             How many were read: fewer than it holds only at the disk's end.
 
         Raises:
-            ValueError: As in :meth:`read_at`.
-            ImageError: As in :meth:`read_at`.
+            ValueError, ImageError: As in :meth:`read_at`.
         """
         view = memoryview(buffer).cast("B")
         if self._leaves.read_into(offset, view):
@@ -210,8 +208,7 @@ class Chain:
             What each one found, in the order of ``ranges``.
 
         Raises:
-            ValueError: As in :meth:`read_at`.
-            ImageError: As in :meth:`read_at`.
+            ValueError, ImageError: As in :meth:`read_at`.
         """
         return read_ranges(self.read_at, list(ranges), num_threads)
 
@@ -246,8 +243,7 @@ class Chain:
             may_unmap: Whether the room that it takes in the file may be given up.
 
         Raises:
-            ValueError: As in :meth:`write_at`.
-            ImageError: As in :meth:`write_at`.
+            ValueError, ImageError: As in :meth:`write_at`.
         """
         self._written().write_zeroes(offset, size, may_unmap=may_unmap)
 
@@ -255,8 +251,7 @@ class Chain:
         """Give up the clusters that lie wholly in a range; they read as zeros from then on.
 
         Raises:
-            ValueError: As in :meth:`write_at`.
-            ImageError: As in :meth:`write_at`.
+            ValueError, ImageError: As in :meth:`write_at`.
         """
         self._written().discard(offset, size)
 
@@ -280,14 +275,39 @@ class Chain:
             ValueError: If no disk of the file can have that size, or the chain is not writable.
             ImageError: As in :meth:`write_at`. :attr:`size` is what it is then.
         """
-        writes = self._written()
-        with self._lock:
-            try:
-                writes.resize(size)
-            finally:
-                self.size = self.images[-1].size
-                self._pieces.limits = limits_of(self.images)
-                self._leaves.resize(self.size)
+        self._written().resize(size)
+
+    def snapshot(
+        self,
+        new: str | os.PathLike[str],
+        *,
+        index: bool | None = None,
+        cluster_size: int | None = None,
+        extended_l2: bool | None = None,
+        compression: Literal["zlib", "zstd"] = "zlib",
+        refcount_bits: int = 16,
+    ) -> Overlay:
+        """Freeze the active image, and go on in an empty overlay of it: the same disk.
+
+        What was written before is flushed into the old image; what is written once this has
+        returned lies in the new one. Other threads read and write meanwhile. A crash leaves the
+        old chain, or the new one as well. Arguments are those of :func:`hatchway.disk.snapshot`.
+
+        Raises:
+            ValueError: If the chain is not writable, an argument is none that ``create`` takes,
+                or the overlay would have smaller pieces than :attr:`granule_bytes`.
+            ImageError: If there is a file of the new name, or as in :meth:`flush`. Then there is
+                no overlay, and the chain is what it was.
+        """
+        return self._written().snapshot(
+            Path(new).absolute(),
+            self._descriptors,
+            index,
+            cluster_size=cluster_size,
+            extended_l2=extended_l2,
+            compression=compression,
+            refcount_bits=refcount_bits,
+        )
 
     def map(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
         """What lies where: the extents of the disk from ``start`` to ``end``, in order.
@@ -299,17 +319,7 @@ class Chain:
         end = self.size if end is None else end
         if not 0 <= start <= end <= self.size:
             raise ValueError(f"[{start}, {end}) is not within the disk's {self.size} bytes")
-        last: Extent | None = None
-        for run in self._pieces.runs(start, end):
-            extent = extent_of(run, self.images)
-            if last is not None and goes_on(last, extent):
-                last = last._replace(length=last.length + extent.length)
-                continue
-            if last is not None:
-                yield last
-            last = extent
-        if last is not None:
-            yield last
+        yield from self._pieces.extents(start, end)
 
     @property
     def is_writable(self) -> bool:
@@ -370,6 +380,11 @@ class Chain:
         top, arguments = self._opened_by
         return functools.partial(Chain, **arguments), (top,)
 
+    def _reshaped(self) -> None:
+        """The highest image is another one now, or has another size."""
+        self.size = self.images[-1].size
+        self._pieces.limits = limits_of(self.images)
+
     def _written(self) -> Writes:
         if self._writes is None:
             closed = not self.images or self.images[-1].is_closed
@@ -383,10 +398,3 @@ class Chain:
         if not self.images or self.images[-1].is_closed:
             raise ValueError("the chain is closed")
         return max(0, min(size, self.size - offset))
-
-
-def _locked(path: Path, *, lock: bool) -> LockedFiles:
-    # What writes is imported by those that write.
-    from hatchway.disk.writes import LockedFiles
-
-    return LockedFiles(path, lock=lock)

@@ -35,7 +35,7 @@ class ImageFile:
 
     Attributes:
         fd: Its descriptor, or -1 while it is opened for each read.
-        identity: As it was when it was opened.
+        identity: As it was when it was opened, or :meth:`note_writes` was called.
     """
 
     fd = -1
@@ -70,6 +70,11 @@ class ImageFile:
         return self._path
 
     @property
+    def name(self) -> str:
+        """Its path, as a string."""
+        return os.fspath(self._path)
+
+    @property
     def file_bytes(self) -> int:
         """How long the file was when it was opened."""
         return self.identity.file_bytes
@@ -86,6 +91,11 @@ class ImageFile:
                 path=self.path,
                 offset=offset,
             ) from error
+
+    def note_writes(self) -> None:
+        """Take it for what it is now, after its own chain wrote to it, if it is open."""
+        if self.fd >= 0:
+            self.identity = _identity_of(self.fd, self.path)
 
     def close(self) -> None:
         """Close it, if it is open."""
@@ -218,4 +228,11 @@ def _identity_of(fd: int, path: Path) -> Identity:
         num_bytes = status.st_size
     else:
         raise ImageError(f"{path} is neither a regular file nor a block device", path=path)
-    return Identity(status.st_dev, status.st_ino, num_bytes, status.st_mtime_ns, status.st_ctime_ns)
+    return identity_of(status)._replace(file_bytes=num_bytes)
+
+
+def identity_of(status: os.stat_result) -> Identity:
+    """Of a regular file."""
+    return Identity(
+        status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    )

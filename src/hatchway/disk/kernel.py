@@ -16,7 +16,7 @@ from hatchway.disk.leaves import Leaf
 if TYPE_CHECKING:
     from hatchway.disk._native import ChainKernel, NbdServer
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 _MODULE: Any = load_kernels("disk", ABI_VERSION)
 
@@ -46,10 +46,7 @@ class KernelLeaves:
         top_fd: int = -1,
         key: Hashable = None,
     ) -> None:
-        layers = list(map(_described, images, limits_of(images)))
-        if top_fd >= 0:
-            fd, _, *others = layers[-1]
-            layers[-1] = (fd, top_fd, *others)
+        layers = _described(images, top_fd)
         twin = None if key is None else _SHARING.get((granule, key))
         self.kernel: ChainKernel = _MODULE.ChainKernel(
             layers,
@@ -90,6 +87,17 @@ class KernelLeaves:
     def resize(self, size: int) -> None:
         """The disk has another size now."""
         self.kernel.resize(size)
+
+    def replace_top(self, images: Sequence[Image], top_fd: int) -> None:
+        """The highest file lies above the one that was it; leaves say what they said.
+
+        On return nobody uses the descriptors that the one below had until now.
+
+        Args:
+            images: The two.
+            top_fd: A descriptor of the highest file's clusters that may be written to.
+        """
+        self.kernel.replace_top(_described(images, top_fd))
 
     def close(self) -> None:
         """The files are closed after this."""
@@ -133,10 +141,15 @@ def nbd_server_class() -> type[NbdServer]:
     return found
 
 
-def _described(image: Image, limit: int) -> tuple[int, ...]:
-    where = image.file.fd, image.data.fd, image.size, limit
-    layout = image.layout
-    return where if layout is None else (*where, *layout)
+def _described(images: Sequence[Image], top_fd: int) -> list[tuple[int, ...]]:
+    layers: list[tuple[int, ...]] = []
+    for image, limit in zip(images, limits_of(images), strict=True):
+        where = image.file.fd, image.data.fd, image.size, limit
+        layers.append(where + (image.layout or ()))
+    if top_fd >= 0:
+        fd, _, *others = layers[-1]
+        layers[-1] = (fd, top_fd, *others)
+    return layers
 
 
 # What several openers of the same files in this process have in common.

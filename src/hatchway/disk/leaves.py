@@ -86,6 +86,9 @@ class Leaves:
         """The disk has another size now."""
         self._leaves.clear()
 
+    def replace_top(self, images: Sequence[Image], top_fd: int) -> None:
+        """The highest file lies above the one that was it; leaves say what they said."""
+
     def settle(self) -> None:
         """Return at once: whoever reads in Python holds a lock."""
 

@@ -46,11 +46,27 @@ def lock_to_write(fd: int, path: Path) -> None:
     _lock(fd, path, (_READ, _WRITE, _RESIZE), "wait for its end")
 
 
-def _lock(fd: int, path: Path, does: tuple[int, ...], way_out: str) -> None:
-    """Say what we do, refuse to others to write and resize, and look whether that goes."""
+def lock_beside_writer(fd: int, path: Path) -> None:
+    """As :func:`lock_to_read`, of a file that we hold for writing by another descriptor.
+
+    When that is closed, a write lock has become a read lock: nobody could write in between.
+
+    Raises:
+        LockedImageError: If it is locked in a way that QEMU does not use.
+    """
+    _lock(fd, path, (_READ,), None)
+
+
+def _lock(fd: int, path: Path, does: tuple[int, ...], way_out: str | None) -> None:
+    """Say what we do, refuse to others to write and resize, and look whether that goes.
+
+    Without a way out nobody looks: what we would see is ourselves.
+    """
     try:
         for at in (*(_PERMISSION + one for one in does), _REFUSED + _WRITE, _REFUSED + _RESIZE):
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_RDLCK, at))
+        if way_out is None:
+            return
         for at in (*(_REFUSED + one for one in does), _PERMISSION + _WRITE, _PERMISSION + _RESIZE):
             kind = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, at)))[0]
             if kind != fcntl.F_UNLCK:

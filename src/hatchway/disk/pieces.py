@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from hatchway.disk.compressed import RecentClusters
-from hatchway.disk.extents import Run, limits_of
+from hatchway.disk.extents import Extent, Run, extent_of, goes_on, limits_of
 from hatchway.disk.image import Image
 from hatchway.disk.kernel import KernelLeaves
 from hatchway.disk.leaves import LEAF_GRANULES, Leaves
@@ -48,11 +48,11 @@ class Pieces:
 
     def runs(self, start: int, end: int) -> Iterator[Run]:
         """What ``[start, end)`` of the disk is made of, in order."""
-        bits, granule_bytes, limits = self._bits, self._granule, self.limits
+        bits, granule_bytes = self._bits, self._granule
         while start < end:
             granule = start >> bits
             with self._lock:
-                leaf = self._leaves.load(granule // LEAF_GRANULES)
+                leaf, limits = self._leaves.load(granule // LEAF_GRANULES), self.limits
             rank = granule % LEAF_GRANULES
             word, layer = leaf.words[rank], leaf.layers[rank]
             kind = Kind(word >> KIND_SHIFT)
@@ -75,6 +75,20 @@ class Pieces:
             value = (word & VALUE_MASK) + (start & (granule_bytes - 1))
             yield Run(start, stop - start, kind, layer, word, value)
             start = stop
+
+    def extents(self, start: int, end: int) -> Iterator[Extent]:
+        """Runs that lie behind each other as one, as users are told of them."""
+        last: Extent | None = None
+        for run in self.runs(start, end):
+            extent = extent_of(run, self._images)
+            if last is not None and goes_on(last, extent):
+                last = last._replace(length=last.length + extent.length)
+                continue
+            if last is not None:
+                yield last
+            last = extent
+        if last is not None:
+            yield last
 
     def read(self, run: Run) -> bytes:
         """The bytes of a run."""

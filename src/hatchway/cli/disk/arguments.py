@@ -100,6 +100,12 @@ def _serve(commands: Any) -> None:
     serve.add_argument("--socket", type=Path, metavar="PATH", help="listen at this name")
     serve.add_argument("--tcp", metavar="HOST:PORT", help="listen at this port; 0 for a free one")
     serve.add_argument(
+        "--control",
+        type=Path,
+        metavar="PATH",
+        help="take `hatchway disk snapshot --served PATH` at this socket, from this user",
+    )
+    serve.add_argument(
         "--run",
         metavar="COMMAND",
         help="serve while this command of the shell runs, which finds $uri (of several exports: "
@@ -117,7 +123,16 @@ def _serve(commands: Any) -> None:
 
 def _snapshot(commands: Any) -> None:
     snapshot = commands.add_parser("snapshot", help="freeze an image under a new, empty one")
-    _of_what_is_kept_up(snapshot)
+    _of_what_is_kept_up(snapshot, nargs="?")
+    snapshot.add_argument(
+        "--served",
+        type=Path,
+        metavar="PATH",
+        help="instead of an image: what is served, by the command that has this --control",
+    )
+    snapshot.add_argument(
+        "--export", default="", metavar="NAME", help="of what is served, where it has a name"
+    )
     snapshot.add_argument("new", type=Path, help="the new active image")
     snapshot.add_argument(
         "--index",
@@ -209,8 +224,8 @@ def _of_an_image(command: argparse.ArgumentParser) -> None:
     _of_files(command)
 
 
-def _of_what_is_kept_up(command: argparse.ArgumentParser) -> None:
-    command.add_argument("image", type=Path, help="the active image")
+def _of_what_is_kept_up(command: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    command.add_argument("image", nargs=nargs, type=Path, help="the active image")
     command.add_argument("--json", action="store_true", help="print JSON instead")
     _of_backing(command)
 

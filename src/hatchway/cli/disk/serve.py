@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from hatchway.disk.chain import Chain
+from hatchway.disk.control import Control
 from hatchway.disk.server import Server
 
 
@@ -27,6 +28,8 @@ def serve(args: argparse.Namespace) -> int:
         OSError: If an address cannot be had.
         ImageError: If a chain cannot be opened.
     """
+    if args.control is not None and not args.writable:
+        raise ValueError("--control makes snapshots of what is written to; it needs --writable")
     with contextlib.ExitStack() as opened:
         chains: dict[str, Chain] = {}
         for name, path in map(_named, args.images):
@@ -51,6 +54,7 @@ def serve(args: argparse.Namespace) -> int:
                 address=address,
                 num_threads=args.threads,
             ) as server,
+            contextlib.nullcontext() if args.control is None else Control(chains, args.control),
         ):
             if args.run is not None:
                 return _run(args.run, server)

@@ -42,6 +42,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _snapshot(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    if (args.image is None) == (args.served is None):
+        raise ValueError("say which image: IMAGE NEW, or --served PATH NEW for one that is served")
+    if args.served is not None:
+        return _snapshot_served(args)
     with _bar("indexing") as progress:
         done = snapshot(
             args.image,
@@ -57,6 +61,26 @@ def _snapshot(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     line = f"{done.path}: {format_bytes(done.size)} over {done.backing_name}{indexed}"
     built = None if done.built is None else done.built._asdict()
     return line, {**done._asdict(), "built": built}
+
+
+def _snapshot_served(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    from hatchway.disk.control import ask_for_snapshot
+
+    if args.format is not None or args.allow_backing or args.allow_backing_in:
+        raise ValueError("--format and --allow-backing are for `hatchway disk serve`")
+    done = ask_for_snapshot(
+        args.served,
+        args.export,
+        args.new,
+        index=args.index,
+        cluster_size=None if args.cluster_size is None else parse_bytes(args.cluster_size),
+        extended_l2=args.extended_l2,
+    )
+    built, failed = done["built"], done["index_error"]
+    indexed = "" if built is None else f"; {built['num_layers']} layers indexed"
+    indexed += "" if failed is None else f"; no index: {failed}"
+    line = f"{done['path']}: {format_bytes(done['size'])} over {done['backing_name']}{indexed}"
+    return f"{line}; all that is written lies there now", done
 
 
 def _commit(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:

@@ -250,6 +250,24 @@ class ActiveLayer:
         with self._lock:
             return self._image.words(start, count, granule)
 
+    def finish(self, *, also_data: bool = False) -> None:
+        """Write all, and be written to no more; the files stay open until :meth:`close`.
+
+        Args:
+            also_data: As in :meth:`flush`.
+
+        Raises:
+            ValueError: If the layer is closed.
+            ImageWriteError: As in :meth:`flush`; then it may be written to as before.
+        """
+        with self._lock:
+            self._check_open()
+            self._files.check()
+            if also_data:
+                self._files.note_data()
+            self._guest.finish()
+            self._end()
+
     def close(self, *, also_data: bool = False) -> None:
         """Write all, and close the files; they are closed in any case.
 
@@ -260,17 +278,11 @@ class ActiveLayer:
             ImageWriteError: As in :meth:`flush`.
         """
         with self._lock:
-            if self._is_closed:
-                return
-            self._is_closed = True
             try:
-                self._files.check()
-                if also_data:
-                    self._files.note_data()
-                self._guest.finish()
+                if not self._is_closed:
+                    self.finish(also_data=also_data)
             finally:
-                self._image.take_entries_from(None)
-                self._image.become(self._guest.header)
+                self._end()
                 self._files.close()
 
     def __enter__(self) -> ActiveLayer:
@@ -278,6 +290,12 @@ class ActiveLayer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _end(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._image.take_entries_from(None)
+            self._image.become(self._guest.header)
 
     def _check_open(self) -> None:
         if self._is_closed:

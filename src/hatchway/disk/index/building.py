@@ -224,7 +224,7 @@ class _Builder:
             if (
                 not record.proves(image.file.identity)
                 or stored.path.parent != directory
-                or record.name != recorded_name(image.path, directory)
+                or record.name != recorded_name(image.file.name, directory)
             ):
                 record = record_of(image, record.digest, indexed_ns, directory)
             kept.append(record)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from hatchway.disk import kernel
 from hatchway.disk.fields import Feature
-from hatchway.disk.files import Descriptors, Identity, ImageFile
+from hatchway.disk.files import Descriptors, Identity, ImageFile, identity_of
 from hatchway.disk.image import Image
 from hatchway.disk.index.records import LayerRecord
 from hatchway.disk.index.stored import StoredIndex
@@ -22,16 +23,21 @@ class Shortcut:
         allowed: Which files may be opened.
         descriptors: Bounds how many files are open.
         locks: Whether they are locked, as QEMU locks what it reads.
+        opens: Whether they are opened; else each is, for as long as that takes, when it is read,
+            and is not locked. What it was is looked at in any case.
 
     Attributes:
         index: The index that was used; None as long as none was.
         num_layers: How many layers of it hold.
     """
 
-    def __init__(self, allowed: Allowed, descriptors: Descriptors, *, locks: bool) -> None:
+    def __init__(
+        self, allowed: Allowed, descriptors: Descriptors, *, locks: bool, opens: bool = True
+    ) -> None:
         self._allowed = allowed
         self._descriptors = descriptors
         self._locks = locks
+        self._opens = opens
         self._found: StoredIndex | None = None
         self._paths: list[str] = []
         self._held: list[tuple[int, Identity]] = []
@@ -76,12 +82,15 @@ class Shortcut:
         # It may know more layers than lie below here, and of another overlay.
         if str(path) in paths:
             del paths[paths.index(str(path)) + 1 :]
-        self._paths, count = paths, len(paths)
+        self._paths, count = paths, len(paths) if self._opens else 0
         if not self._may_open(found) or not self._descriptors.may_keep(count):
             self.close()
             return False
-        self._held = kernel.open_files(paths, locks=self._locks) or []
-        self._descriptors.forget(count - len(self._held))
+        if self._opens:
+            self._held = kernel.open_files(paths, locks=self._locks) or []
+            self._descriptors.forget(count - len(self._held))
+        else:
+            self._held = [(-1, identity) for identity in _identities_of(paths)]
         num_layers = found.valid_prefix([identity for _, identity in self._held])
         self._drop(num_layers)
         if not num_layers:
@@ -108,10 +117,25 @@ class Shortcut:
 
     def _drop(self, first: int) -> None:
         """Close the files from number ``first`` on."""
-        for fd, _ in self._held[first:]:
-            os.close(fd)
-        self._descriptors.forget(len(self._held) - first)
+        if self._opens:
+            for fd, _ in self._held[first:]:
+                os.close(fd)
+            self._descriptors.forget(len(self._held) - first)
         del self._held[first:]
+
+
+def _identities_of(paths: list[str]) -> list[Identity]:
+    """Of regular files, none of them a link, up to the first that is none."""
+    found = []
+    for path in paths:
+        try:
+            status = os.lstat(path)
+        except OSError:
+            break
+        if not stat.S_ISREG(status.st_mode):
+            break
+        found.append(identity_of(status))
+    return found
 
 
 def _known(record: LayerRecord) -> Known:

@@ -12,6 +12,7 @@ from hatchway.disk.active import ActiveLayer, OpenFile, open_to_write
 from hatchway.disk.errors import BackingFileError, ImageError, UnsupportedImageError
 from hatchway.disk.files import Descriptors, ImageFile
 from hatchway.disk.image import Image
+from hatchway.disk.index.shortcut import Shortcut
 from hatchway.disk.layers import open_layers
 from hatchway.disk.locks import lock_to_read
 from hatchway.disk.naming import Allowed
@@ -61,6 +62,8 @@ class Opened:
         top: The highest image.
         image_format: Of that; None to look at its first bytes.
         allow_backing: As in :class:`~hatchway.disk.Chain`.
+        use_index: Whether layers that a stored index knows, and that are what they were, are
+            opened only if they are read.
 
     Attributes:
         images: The layers, the base first.
@@ -70,18 +73,28 @@ class Opened:
     """
 
     def __init__(
-        self, top: Path, *, image_format: str | None = None, allow_backing: Allowing = False
+        self,
+        top: Path,
+        *,
+        image_format: str | None = None,
+        allow_backing: Allowing = False,
+        use_index: bool = False,
     ) -> None:
         self._descriptors = Descriptors()
         with ExitStack() as opened:
             opened.callback(self._descriptors.close)
+            allowed, shortcut = Allowed(top, allow_backing), None
+            if use_index:
+                shortcut = Shortcut(allowed, self._descriptors, locks=False, opens=False)
+                opened.callback(shortcut.close)
             self.images = open_layers(
                 top,
                 self._descriptors,
-                Allowed(top, allow_backing),
+                allowed,
                 image_format=image_format,
                 snapshot=None,
                 locks=False,
+                shortcut=shortcut,
             )
             for image in self.images:
                 opened.callback(image.close)

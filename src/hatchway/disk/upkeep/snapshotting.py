@@ -4,37 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from hatchway.disk.active import create
 from hatchway.disk.files import Descriptors
 from hatchway.disk.image import Image
-from hatchway.disk.index import Built, build, sidecar_of
+from hatchway.disk.index import build
 from hatchway.disk.locks import lock_to_read
-from hatchway.disk.naming import name_of, path_of
+from hatchway.disk.overlays import Overlay, empty_overlay, has_index
 from hatchway.disk.upkeep.opening import Allowing, Opened, Progress, nobody
-
-_DEFAULT_CLUSTER_SIZE = 65536
-_LEAST_WITH_SUBCLUSTERS = 16384
-_SECTOR = 512
-
-
-class Overlay(NamedTuple):
-    """What :func:`snapshot` did.
-
-    Attributes:
-        path: The new active image.
-        backing_name: How it names the old one.
-        backing_format: What that is.
-        size: Bytes of the disk.
-        built: The stored index that the old one has now; None if there is none.
-    """
-
-    path: Path
-    backing_name: str
-    backing_format: str
-    size: int
-    built: Built | None
 
 
 def snapshot(
@@ -75,48 +52,34 @@ def snapshot(
         ImageError: If that cannot be read, there is a file of the new name, or the index cannot
             be built. There is no overlay then.
     """
-    top, overlay = Path(path).absolute(), Path(new).absolute()
+    top = Path(path).absolute()
     descriptors = Descriptors()
     image = Image(top, descriptors, image_format)
     try:
         if image.file.fd >= 0:
             lock_to_read(image.file.fd, top)
-        header = image.header
-        if cluster_size is None:
-            cluster_size = _DEFAULT_CLUSTER_SIZE if header is None else header.cluster_size
-        if extended_l2 is None:
-            is_possible = cluster_size >= _LEAST_WITH_SUBCLUSTERS
-            extended_l2 = header is not None and header.has_subclusters and is_possible
-        size, name = -(-image.size // _SECTOR) * _SECTOR, name_of(top, overlay)
-        create(
-            overlay,
-            size,
-            backing=name,
-            backing_format=image.format,
+        made = empty_overlay(
+            image,
+            Path(new).absolute(),
             cluster_size=cluster_size,
             extended_l2=extended_l2,
             compression=compression,
             refcount_bits=refcount_bits,
         )
-        built = None
         try:
-            if index or (index is None and _has_index(image)):
-                with Opened(top, image_format=image.format, allow_backing=allow_backing) as opened:
+            if index or (index is None and has_index(image)):
+                with Opened(
+                    top,
+                    image_format=image.format,
+                    allow_backing=allow_backing,
+                    use_index=True,
+                ) as opened:
                     opened.hold(opened.images)
-                    built = build(opened.images, progress=progress)
+                    made = made._replace(built=build(opened.images, progress=progress))
         except BaseException:
-            overlay.unlink()
+            made.path.unlink()
             raise
-        return Overlay(overlay, name, image.format, size, built)
+        return made
     finally:
         image.close()
         descriptors.close()
-
-
-def _has_index(image: Image) -> bool:
-    """Whether an image, or the one below it, has a stored index."""
-    header = image.header
-    if header is None or header.backing_name is None:
-        return sidecar_of(image.path).exists()
-    below = path_of(header.backing_name, image.path, "backing file")
-    return sidecar_of(image.path).exists() or sidecar_of(below).exists()
