@@ -16,6 +16,9 @@ from hatchway.disk.image import Image
 from hatchway.disk.kernel import KernelLeaves
 from hatchway.disk.leaves import LEAF_GRANULES, Leaves
 
+# Leaves that change together; of more than that each is made anew when it is read.
+_MOST_UPDATED = 8
+
 
 class LockedFiles:
     """The active file and its data file, open and locked for writing.
@@ -75,7 +78,6 @@ class Writes:
         self._leaves = leaves
         self._lock = lock
         self._pid = os.getpid()
-        self._image.snapshots()  # a file whose snapshots cannot be read is not written to
         header = self._image.header
         # In a file with snapshots a cluster may belong to several of them.
         self._is_own = header is not None and header.num_snapshots == 0
@@ -152,6 +154,9 @@ class Writes:
     def _changed(self, start: int, end: int) -> None:
         """Have leaves say what the image says of a range now."""
         granule, region = self._granule, LEAF_GRANULES * self._granule
+        if end - start > _MOST_UPDATED * region:
+            self._leaves.drop(start // region, -(-end // region))
+            return
         for rank in range(start // region, -(-end // region)):
             found = self._image.words(rank * region, LEAF_GRANULES, granule)
             first = max(0, start - rank * region) // granule

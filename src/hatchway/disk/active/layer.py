@@ -21,6 +21,7 @@ from hatchway.disk.errors import CorruptImageError, UnsupportedImageError
 from hatchway.disk.fields import AUTOCLEAR_AT, AUTOCLEAR_RAW_DATA_FILE
 from hatchway.disk.header import FIRST_BYTES, CutHeaderError, Header, parse_header
 from hatchway.disk.image import Image
+from hatchway.disk.snapshots import read_snapshots
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,7 +90,14 @@ class ActiveLayer:
         self._is_announced = False
         header = _header_of(image, file)
         self._guest = GuestClusters(
-            header, self._files, read_below, below_bytes, cache_bytes, changed, settle
+            header,
+            self._files,
+            read_below,
+            below_bytes,
+            cache_bytes,
+            changed,
+            settle,
+            read_snapshots(image.file, header),
         )
         image.become(header)
         image.take_entries_from(self._entries)

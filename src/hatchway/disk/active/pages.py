@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from hatchway.disk.active.known import KnownTables
 from hatchway.disk.active.ordered import OrderedFiles
 from hatchway.disk.errors import CorruptImageError
 
@@ -34,9 +35,13 @@ class Pages:
         files: Where they lie.
         cluster_size: Of the file, in bytes.
         most_bytes: What the pages may take together.
+        known: Where tables lie: a page of one is not written where another lies.
     """
 
-    def __init__(self, files: OrderedFiles, cluster_size: int, most_bytes: int) -> None:
+    def __init__(
+        self, files: OrderedFiles, cluster_size: int, most_bytes: int, known: KnownTables
+    ) -> None:
+        self._cluster_size, self._known = cluster_size, known
         self.page_bytes = min(cluster_size, _PAGE_BYTES)
         self._files = files
         self._most = max(16, most_bytes // (self.page_bytes + 200))
@@ -79,7 +84,8 @@ class Pages:
         """Change bytes of a table, in memory only.
 
         Raises:
-            CorruptImageError: As in :meth:`read`; then nothing is changed.
+            CorruptImageError: As in :meth:`read`, or if another table lies there; then nothing
+                is changed.
             ImageError: As in :meth:`read`; then nothing is changed.
         """
         parts = []
@@ -87,6 +93,10 @@ class Pages:
         while at < len(data):
             start = (offset + at) - (offset + at) % self.page_bytes
             stop = min(len(data), start + self.page_bytes - offset)
+            if start not in self._changed[table]:
+                cluster = start // self._cluster_size
+                said = f"its {_ROLES[table]} is"
+                self._known.check_clear(range(cluster, cluster + 1), said, _ROLES[table])
             parts.append((start, self._page(table, start), offset + at - start, data[at:stop]))
             at = stop
         for start, page, within, piece in parts:
