@@ -113,6 +113,28 @@ def test_tables_that_another_table_lies_over_are_not_changed(kind: str, tmp_path
     assert damaged.path.read_bytes()[place : place + SIZE] == before
 
 
+def test_data_in_place_of_a_table_is_not_written_by_native_code_either(tmp_path: Path) -> None:
+    path = tmp_path / "one.qcow2"
+    create(path, 8 * MIB, cluster_size=SIZE)
+    qemu.io(path, ["write -P 1 0 4k", "write -P 1 4M 8k"])
+    with path.open("r+b") as file:
+        file.seek(3 * SIZE + 16)
+        l2 = int.from_bytes(file.read(8), "big") & OFFSET
+        file.seek(l2 + 8)
+        file.write(struct.pack(">Q", 1 << 63 | 2 * SIZE))
+        file.seek(2 * SIZE)
+        before = file.read(SIZE)
+    with Chain(path, writable=True) as chain:
+        chain.write_at(0, b"\2" * 512)
+        chain.write_at(512, b"\3" * 512)
+        assert chain.read_at(4 * MIB + SIZE, SIZE) == before  # now known where it lies
+        with pytest.raises(CorruptImageError, match="where its refcount block lies"):
+            chain.write_at(4 * MIB + SIZE, b"\4" * 512)
+        chain.write_at(4 * MIB, b"\5" * 512)
+        assert chain.read_at(0, 1024) == b"\2" * 512 + b"\3" * 512
+    assert path.read_bytes()[2 * SIZE : 3 * SIZE] == before
+
+
 def test_where_a_table_lay_data_may_lie(tmp_path: Path) -> None:
     path = tmp_path / "one.qcow2"
     create(path, 16 * MIB, cluster_size=SIZE)

@@ -80,7 +80,7 @@ class Writes:
         self._pid = os.getpid()
         header = self._image.header
         # In a file with snapshots a cluster may belong to several of them.
-        self._is_own = header is not None and header.num_snapshots == 0
+        self._may_overwrite = header is not None and header.num_snapshots == 0
         self.layer = ActiveLayer(
             self._image,
             files.file,
@@ -89,6 +89,7 @@ class Writes:
             below_bytes=images[-2].size if len(images) > 1 else 0,
             changed=self._changed,
             settle=leaves.settle,
+            doubted=self._doubt,
             cache_bytes=cache_bytes,
         )
         _LIVING.add(self)
@@ -101,7 +102,7 @@ class Writes:
             self._check_process()
             self.layer.write(offset, data)
             # From the first write on nobody else's notes of the file are in the header.
-            self._leaves.allow_overwriting(self._is_own)
+            self._leaves.allow_overwriting(self._may_overwrite)
 
     def write_zeroes(self, offset: int, size: int, *, may_unmap: bool) -> None:
         """As :meth:`ActiveLayer.write_zeroes`."""
@@ -150,6 +151,11 @@ class Writes:
                 "this chain was opened for writing before a fork, and only the parent may write "
                 "to it; open it in the child, once the parent has closed it"
             )
+
+    def _doubt(self) -> None:
+        """Have nothing written in place without a look at where it lies."""
+        self._may_overwrite = False
+        self._leaves.allow_overwriting(False)
 
     def _changed(self, start: int, end: int) -> None:
         """Have leaves say what the image says of a range now."""

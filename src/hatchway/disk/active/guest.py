@@ -33,6 +33,7 @@ class GuestClusters:
         cache_bytes: Bound of what is kept of the tables.
         changed: Called with the guest range whose entries changed.
         settle: Called before host clusters that were given up may be used again.
+        doubted: Called when an L2 entry says that data is where a table lies.
         snapshots: The internal snapshots of the file.
 
     Attributes:
@@ -57,13 +58,14 @@ class GuestClusters:
         cache_bytes: int,
         changed: Callable[[int, int], None],
         settle: Callable[[], None],
+        doubted: Callable[[], None],
         snapshots: Sequence[Snapshot],
     ) -> None:
         self.header, self.files = header, files
         self.cluster_size = header.cluster_size
         self.unit = header.granule_bytes
         self.all_units = (1 << (_SUBCLUSTERS if header.has_subclusters else 1)) - 1
-        self.known = KnownTables(files.tables.path, header.cluster_size)
+        self.known = KnownTables(files.tables.path, header.cluster_size, doubted)
         self.known.keep(
             "snapshot table", [(header.snapshots_offset, sum(one.num_bytes for one in snapshots))]
         )
@@ -72,7 +74,8 @@ class GuestClusters:
         if header.bitmaps is not None:
             _, num_bytes, offset = header.bitmaps
             self.known.keep("directory of bitmaps", [(offset, num_bytes)])
-        self.pages = Pages(files, header.cluster_size, cache_bytes, self.known)
+        entry_words = 0 if header.has_data_file else header.l2_entry_bytes // 8
+        self.pages = Pages(files, header.cluster_size, cache_bytes, self.known, entry_words)
         self.allocation = Allocation(header, files, self.pages, self.known)
         self.tables = GuestTables(header, files, self.pages, self.allocation, self.known)
         self.below_bytes = below_bytes

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, insort
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hatchway.disk.active.storage import WritableFile
 from hatchway.disk.errors import CorruptImageError
+from hatchway.disk.words import OFFSET_MASK
 
+_COMPRESSED = np.uint64(1 << 62)
 _PIECE_BYTES = 1 << 20
 
 
@@ -27,11 +30,13 @@ class KnownTables:
     Args:
         path: Of the file.
         cluster_size: Of the file, in bytes.
+        doubted: Called when an L2 entry is found that says that data is where a table lies.
     """
 
-    def __init__(self, path: Path, cluster_size: int) -> None:
+    def __init__(self, path: Path, cluster_size: int, doubted: Callable[[], None]) -> None:
         self._path = path
         self._cluster_size = cluster_size
+        self._doubted = doubted
         self._ranges: dict[str, list[range]] = {"header": [range(1)]}
         # The clusters of all of them, in order.
         self._starts: list[int] = []
@@ -105,6 +110,30 @@ class KnownTables:
             at = bisect_left(listed, found.start)
             if at < len(listed) and listed[at] < found.stop and what != besides:
                 raise self._contradiction(listed[at], said, what)
+
+    def look_at(self, entries: NDArray[np.uint64]) -> None:
+        """Tell who listens if L2 entries, of clusters of this file, point to tables."""
+        clusters = (entries & np.uint64(OFFSET_MASK)) // np.uint64(self._cluster_size)
+        clusters = clusters[(clusters != 0) & (entries & _COMPRESSED == 0)]
+        if not len(clusters):
+            return
+        # Few tables lie between the data of one page.
+        first, last = int(clusters.min()), int(clusters.max())
+        near = bisect_right(self._stops, first), bisect_right(self._starts, last)
+        is_table = any(
+            ((clusters >= start) & (clusters < stop)).any()
+            for start, stop in zip(
+                self._starts[slice(*near)], self._stops[slice(*near)], strict=True
+            )
+        )
+        for listed in self._listed.values():
+            between = listed[bisect_left(listed, first) : bisect_right(listed, last)]
+            if between:
+                found = np.frombuffer(between, np.uint64)
+                at = np.searchsorted(found[:-1], clusters)
+                is_table = is_table or bool((found[at] == clusters).any())
+        if is_table:
+            self._doubted()
 
     def _contradiction(self, cluster: int, said: str, what: str) -> CorruptImageError:
         return CorruptImageError(

@@ -64,6 +64,8 @@ class ActiveLayer:
         changed: Called, while the layer is locked, with the guest range whose words changed.
         settle: Called before host clusters that were given up are used again; returns when
             nobody reads or writes there any more who looked up before where they lie.
+        doubted: Called when the file turns out to say that data is where one of its tables
+            lies: from then on only this layer, which refuses it, may write to clusters in place.
         cache_bytes: Bound of what is kept of the tables.
 
     Raises:
@@ -81,6 +83,7 @@ class ActiveLayer:
         below_bytes: int = 0,
         changed: Callable[[int, int], None] = _nobody,
         settle: Callable[[], None] = _at_once,
+        doubted: Callable[[], None] = _at_once,
         cache_bytes: int = _DEFAULT_CACHE_BYTES,
     ) -> None:
         self._image = image
@@ -97,6 +100,7 @@ class ActiveLayer:
             cache_bytes,
             changed,
             settle,
+            doubted,
             read_snapshots(image.file, header),
         )
         image.become(header)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+import numpy as np
+
 from hatchway.disk.active.known import KnownTables
 from hatchway.disk.active.ordered import OrderedFiles
 from hatchway.disk.errors import CorruptImageError
@@ -36,12 +38,19 @@ class Pages:
         cluster_size: Of the file, in bytes.
         most_bytes: What the pages may take together.
         known: Where tables lie: a page of one is not written where another lies.
+        entry_words: Words of an L2 entry; 0 if they point to another file.
     """
 
     def __init__(
-        self, files: OrderedFiles, cluster_size: int, most_bytes: int, known: KnownTables
+        self,
+        files: OrderedFiles,
+        cluster_size: int,
+        most_bytes: int,
+        known: KnownTables,
+        entry_words: int,
     ) -> None:
         self._cluster_size, self._known = cluster_size, known
+        self._entry_words = entry_words
         self.page_bytes = min(cluster_size, _PAGE_BYTES)
         self._files = files
         self._most = max(16, most_bytes // (self.page_bytes + 200))
@@ -145,6 +154,9 @@ class Pages:
                     offset=start,
                 )
             page = bytearray(raw.ljust(self.page_bytes, b"\0"))
+            if table is Table.L2 and self._entry_words:
+                entries = np.frombuffer(raw[: len(raw) // 8 * 8], ">u8")[:: self._entry_words]
+                self._known.look_at(entries.astype(np.uint64))
         self._pages[start] = page
         return page
 
