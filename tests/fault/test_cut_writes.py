@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hatchway.disk import Chain
-from hatchway.disk.active import ActiveLayer
+from hatchway.disk.active import ActiveLayer, guest
 from tests.fault.cuts import SECTOR, Recorder
 from tests.fault.references import counted_too_low
 from tests.real import qemu
@@ -59,6 +59,8 @@ SCRIPT: list[tuple[str, Any, Any]] = [
     ("resize", 50 * 512, None),
     ("write", (0, 25_000), 6),
     ("resize", 400 * 512, None),
+    ("zero", (98_304, 98_304), False),  # tables of zeros, at clusters of 512 bytes
+    ("zero", (600, 700), True),
     ("write", (100_000, 90_000), 7),
 ]
 
@@ -194,6 +196,17 @@ def test_a_cut_at_any_write_of_a_script(kind: dict[str, Any], tmp_path: Path) ->
     workload = Workload(tmp_path, kind)
     workload.run(SCRIPT)
     assert_survives(workload, 7, 2, 15, left)
+
+
+def test_a_cut_where_room_is_used_again_without_a_flush(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guest, "_WORTH_A_COMMIT", 8 * KIB)
+    left = tmp_path / "left"
+    left.mkdir()
+    workload = Workload(tmp_path, {"cluster_size": 4096})
+    workload.run([step for step in SCRIPT if step[0] != "flush"])
+    assert_survives(workload, 13, 2, 10, left)
 
 
 def test_a_cut_while_the_refcount_table_grows(tmp_path: Path) -> None:

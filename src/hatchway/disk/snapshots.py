@@ -22,6 +22,7 @@ class Snapshot(NamedTuple):
         l1_size: Entries of that.
         size: The disk's size then, in bytes.
         seconds: When it was made, since 1970.
+        num_bytes: Bytes of what the table of snapshots says of it.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Snapshot(NamedTuple):
     l1_size: int
     size: int
     seconds: int
+    num_bytes: int
 
 
 def read_snapshots(file: ImageFile, header: Header) -> list[Snapshot]:
@@ -52,15 +54,15 @@ def read_snapshots(file: ImageFile, header: Header) -> list[Snapshot]:
             path=file.path,
             offset=64,
         )
-    found, at = [], header.snapshots_offset
+    found: list[Snapshot] = []
+    at = header.snapshots_offset
     for _ in range(header.num_snapshots):
-        snapshot, num_bytes = _snapshot_at(file, at, header.size)
-        found.append(snapshot)
-        at += num_bytes
+        found.append(_snapshot_at(file, at, header.size))
+        at += found[-1].num_bytes
     return found
 
 
-def _snapshot_at(file: ImageFile, at: int, size: int) -> tuple[Snapshot, int]:
+def _snapshot_at(file: ImageFile, at: int, size: int) -> Snapshot:
     raw = file.read(_SNAPSHOT.size + 16, at)
     if len(raw) < _SNAPSHOT.size:
         raise CorruptImageError(
@@ -77,4 +79,4 @@ def _snapshot_at(file: ImageFile, at: int, size: int) -> tuple[Snapshot, int]:
     num_bytes = (_SNAPSHOT.size + extra_bytes + id_bytes + name_bytes + 7) & ~7
     texts = names[:id_bytes], names[id_bytes:]
     identifier, name = (text.decode("utf-8", "surrogateescape") for text in texts)
-    return Snapshot(identifier, name, l1_offset, l1_size, disk_bytes, seconds), num_bytes
+    return Snapshot(identifier, name, l1_offset, l1_size, disk_bytes, seconds, num_bytes)

@@ -24,6 +24,9 @@ from hatchway.disk.locks import lock_beside_writer
 if TYPE_CHECKING:
     from hatchway.disk.overlays import Overlay
 
+# Leaves that change together; of more than that each is made anew when it is read.
+_MOST_UPDATED = 8
+
 
 class LockedFiles:
     """The active file and its data file, open and locked for writing.
@@ -92,10 +95,9 @@ class Writes:
         self._is_locked = files.is_locked
         self._cache_bytes = cache_bytes
         self._pid = os.getpid()
-        self._image.snapshots()  # a file whose snapshots cannot be read is not written to
         header = self._image.header
         # In a file with snapshots a cluster may belong to several of them.
-        self._is_own = header is not None and header.num_snapshots == 0
+        self._may_overwrite = header is not None and header.num_snapshots == 0
         self.layer = self._layer(files, self._image, images[-2].size if len(images) > 1 else 0)
         _LIVING.add(self)
 
@@ -107,7 +109,7 @@ class Writes:
             self._check_process()
             self.layer.write(offset, data)
             # From the first write on nobody else's notes of the file are in the header.
-            self._leaves.allow_overwriting(self._is_own)
+            self._leaves.allow_overwriting(self._may_overwrite)
 
     def write_zeroes(self, offset: int, size: int, *, may_unmap: bool) -> None:
         """As :meth:`ActiveLayer.write_zeroes`."""
@@ -207,7 +209,7 @@ class Writes:
                 self._leaves.replace_top([frozen, image], files.data_fd)
                 self._images.append(image)
                 failing.pop_all()
-                self._image, self._is_own, self.layer = image, True, layer
+                self._image, self._may_overwrite, self.layer = image, True, layer
                 self._reshaped()
                 old.close()
                 for file in {frozen.file, frozen.data}:
@@ -235,6 +237,7 @@ class Writes:
             below_bytes=below_bytes,
             changed=self._changed,
             settle=self._leaves.settle,
+            doubted=self._doubt,
             cache_bytes=self._cache_bytes,
         )
 
@@ -245,9 +248,17 @@ class Writes:
                 "to it; open it in the child, once the parent has closed it"
             )
 
+    def _doubt(self) -> None:
+        """Have nothing written in place without a look at where it lies."""
+        self._may_overwrite = False
+        self._leaves.allow_overwriting(False)
+
     def _changed(self, start: int, end: int) -> None:
         """Have leaves say what the image says of a range now."""
         granule, region = self._granule, LEAF_GRANULES * self._granule
+        if end - start > _MOST_UPDATED * region:
+            self._leaves.drop(start // region, -(-end // region))
+            return
         for rank in range(start // region, -(-end // region)):
             found = self._image.words(rank * region, LEAF_GRANULES, granule)
             first = max(0, start - rank * region) // granule

@@ -7,6 +7,7 @@ import struct
 
 import numpy as np
 
+from hatchway.disk.active.known import KnownTables
 from hatchway.disk.active.ordered import OrderedFiles
 from hatchway.disk.active.pages import Pages, Table
 from hatchway.disk.active.refcounts import Refcounts
@@ -29,22 +30,21 @@ class Allocation:
         header: Of the file.
         files: Where it lies.
         pages: Of its tables.
+        known: Where tables lie: never handed out, whatever their refcounts say.
 
     Attributes:
         refcounts: Of the clusters.
-        kept: Clusters that are never handed out, whatever their refcounts say.
     """
 
-    def __init__(self, header: Header, files: OrderedFiles, pages: Pages) -> None:
-        self._files, self._pages = files, pages
+    def __init__(
+        self, header: Header, files: OrderedFiles, pages: Pages, known: KnownTables
+    ) -> None:
+        self._files, self._pages, self._known = files, pages, known
         self._path = files.tables.path
         self.cluster_size = header.cluster_size
-        self.refcounts = Refcounts(header, files, pages)
+        self.refcounts = Refcounts(header, files, pages, known)
         self._released: dict[int, int] = {}
         self._first_free = 1
-        self.kept: dict[str, range] = {"header": range(1)}
-        if header.num_snapshots:
-            self.kept["snapshot table"] = self._clusters(header.snapshots_offset, 1)
 
     @property
     def num_released(self) -> int:
@@ -60,13 +60,16 @@ class Allocation:
         refcounts = self.refcounts
         while True:
             first, num = self._free_run(most)
-            self._refuse_kept(range(first, first + num))
             rank = first // refcounts.per_block
             if rank >= refcounts.table_entries:
                 self._grow(first)
             elif not refcounts.block(rank):
-                refcounts.add_blocks({rank: first})
+                # Behind what it is needed for, as by QEMU, but among what it counts.
+                block = min(first + num, (rank + 1) * refcounts.per_block - 1)
+                self._check_free(range(block, block + 1))
+                refcounts.add_blocks({rank: block})
             else:
+                self._check_free(range(first, first + num))
                 refcounts.change(first, num, 1)
                 self._first_free = first + num
                 return range(first, first + num)
@@ -93,7 +96,7 @@ class Allocation:
             if found == missing:
                 break
             missing = found
-        self._refuse_kept(range(first, end))
+        self._check_free(range(first, end))
         refcounts.add_blocks({rank: first + num + i for i, rank in enumerate(missing)})
         refcounts.change(first, num, 1)
         self._pages.forget(first * self.cluster_size, num * self.cluster_size)
@@ -172,36 +175,8 @@ class Allocation:
                 at += len(counts)
         return start
 
-    def _refuse_kept(self, found: range) -> None:
-        """Check that clusters that refcounts call free hold nothing that is known."""
-        self.check_clear(found, "its refcounts say that nothing is")
-
-    def check_clear(self, found: range, said: str) -> None:
-        """Check that clusters that are to be written to hold no table that is known.
-
-        Args:
-            found: Them.
-            said: What the file says of them, for messages.
-
-        Raises:
-            CorruptImageError: If they do.
-        """
-        refcounts, size = self.refcounts, self.cluster_size
-        block = refcounts.block(found.start // refcounts.per_block)
-        known = {
-            "refcount table": self._clusters(refcounts.table_offset, refcounts.table_entries * 8),
-            "refcount block": self._clusters(block, size if block else 0),
-            **self.kept,
-        }
-        for what, kept in known.items():
-            if found.start < kept.stop and kept.start < found.stop:
-                cluster = max(found.start, kept.start)
-                raise CorruptImageError(
-                    f"{self._path} contradicts itself: {said} in host cluster {cluster}, where "
-                    f"its {what} lies; run `qemu-img check -r all {self._path}`",
-                    path=self._path,
-                    offset=cluster * size,
-                )
+    def _check_free(self, found: range) -> None:
+        self._known.check_clear(found, "its refcounts say that nothing is")
 
     def _grow(self, wanted: int) -> None:
         """Have a refcount table that reaches further than cluster ``wanted``.
@@ -229,7 +204,7 @@ class Allocation:
                 path=self._path,
                 errno=errno.EFBIG,
             )
-        self._refuse_kept(range(first, first + num_tables + num_blocks))
+        self._check_free(range(first, first + num_tables + num_blocks))
         blocks = [(first + num_tables + rank) * size for rank in range(num_blocks)]
         entries = np.array(blocks, ">u8").tobytes()
         table = self._pages.read(Table.REFCOUNT_TABLE, old, old_bytes) + entries

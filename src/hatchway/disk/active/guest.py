@@ -6,16 +6,20 @@ from collections.abc import Callable, Sequence
 
 from hatchway.disk.active.allocation import Allocation
 from hatchway.disk.active.entry import Entry, decoded, encoded
+from hatchway.disk.active.known import KnownTables
 from hatchway.disk.active.ordered import OrderedFiles
 from hatchway.disk.active.pages import Pages, Table
 from hatchway.disk.active.tables import GuestTables
 from hatchway.disk.compressed import extent_of, unpack
 from hatchway.disk.errors import CorruptImageError
 from hatchway.disk.header import Header
+from hatchway.disk.snapshots import Snapshot
 
 _SUBCLUSTERS = 32
 # Host clusters that wait to be used again; what says so takes about 100 bytes each.
 _MOST_RELEASED = 16384
+# Bytes of such that are used again before the file is made longer.
+_WORTH_A_COMMIT = 16 << 20
 
 
 class GuestClusters:
@@ -29,10 +33,13 @@ class GuestClusters:
         cache_bytes: Bound of what is kept of the tables.
         changed: Called with the guest range whose entries changed.
         settle: Called before host clusters that were given up may be used again.
+        doubted: Called when an L2 entry says that data is where a table lies.
+        snapshots: The internal snapshots of the file.
 
     Attributes:
         header: As it is now.
         files: Where the file lies.
+        known: Where tables of the file lie.
         pages: Of its tables.
         allocation: Of its host clusters.
         tables: Of the guest.
@@ -51,14 +58,26 @@ class GuestClusters:
         cache_bytes: int,
         changed: Callable[[int, int], None],
         settle: Callable[[], None],
+        doubted: Callable[[], None],
+        snapshots: Sequence[Snapshot],
     ) -> None:
         self.header, self.files = header, files
         self.cluster_size = header.cluster_size
         self.unit = header.granule_bytes
         self.all_units = (1 << (_SUBCLUSTERS if header.has_subclusters else 1)) - 1
-        self.pages = Pages(files, header.cluster_size, cache_bytes)
-        self.allocation = Allocation(header, files, self.pages)
-        self.tables = GuestTables(header, files, self.pages, self.allocation)
+        self.known = KnownTables(files.tables.path, header.cluster_size, doubted)
+        self.known.keep(
+            "snapshot table", [(header.snapshots_offset, sum(one.num_bytes for one in snapshots))]
+        )
+        l1_tables = [(one.l1_offset, one.l1_size * 8) for one in snapshots]
+        self.known.keep("L1 table of a snapshot", l1_tables)
+        if header.bitmaps is not None:
+            _, num_bytes, offset = header.bitmaps
+            self.known.keep("directory of bitmaps", [(offset, num_bytes)])
+        entry_words = 0 if header.has_data_file else header.l2_entry_bytes // 8
+        self.pages = Pages(files, header.cluster_size, cache_bytes, self.known, entry_words)
+        self.allocation = Allocation(header, files, self.pages, self.known)
+        self.tables = GuestTables(header, files, self.pages, self.allocation, self.known)
         self.below_bytes = below_bytes
         self._read_below = read_below
         self._changed = changed
@@ -103,7 +122,7 @@ class GuestClusters:
         """
         if entry.host is not None and not self.header.has_data_file:
             first = entry.host // self.cluster_size
-            self.allocation.check_clear(range(first, first + num), "an L2 entry says that data is")
+            self.known.check_clear(range(first, first + num), "an L2 entry says that data is")
 
     def put(self, cluster: int, entries: Sequence[Entry]) -> None:
         """Change what guest clusters are, of one L2 table, which is there and ours.
@@ -121,6 +140,8 @@ class GuestClusters:
         """Host clusters for guest clusters from ``cluster`` on: one to ``most`` of them."""
         if self.header.has_data_file:
             return range(cluster, cluster + most)
+        if self.allocation.num_released * self.cluster_size >= _WORTH_A_COMMIT:
+            self.commit()
         return self.allocation.allocate(most)
 
     def give_back(self, found: range) -> None:

@@ -21,6 +21,7 @@ from hatchway.disk.errors import CorruptImageError, UnsupportedImageError
 from hatchway.disk.fields import AUTOCLEAR_AT, AUTOCLEAR_RAW_DATA_FILE
 from hatchway.disk.header import FIRST_BYTES, CutHeaderError, Header, parse_header
 from hatchway.disk.image import Image
+from hatchway.disk.snapshots import read_snapshots
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,6 +64,8 @@ class ActiveLayer:
         changed: Called, while the layer is locked, with the guest range whose words changed.
         settle: Called before host clusters that were given up are used again; returns when
             nobody reads or writes there any more who looked up before where they lie.
+        doubted: Called when the file turns out to say that data is where one of its tables
+            lies: from then on only this layer, which refuses it, may write to clusters in place.
         cache_bytes: Bound of what is kept of the tables.
 
     Raises:
@@ -80,6 +83,7 @@ class ActiveLayer:
         below_bytes: int = 0,
         changed: Callable[[int, int], None] = _nobody,
         settle: Callable[[], None] = _at_once,
+        doubted: Callable[[], None] = _at_once,
         cache_bytes: int = _DEFAULT_CACHE_BYTES,
     ) -> None:
         self._image = image
@@ -89,7 +93,15 @@ class ActiveLayer:
         self._is_announced = False
         header = _header_of(image, file)
         self._guest = GuestClusters(
-            header, self._files, read_below, below_bytes, cache_bytes, changed, settle
+            header,
+            self._files,
+            read_below,
+            below_bytes,
+            cache_bytes,
+            changed,
+            settle,
+            doubted,
+            read_snapshots(image.file, header),
         )
         image.become(header)
         image.take_entries_from(self._entries)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+import numpy as np
+
+from hatchway.disk.active.known import KnownTables
 from hatchway.disk.active.ordered import OrderedFiles
 from hatchway.disk.errors import CorruptImageError
 
@@ -34,9 +37,20 @@ class Pages:
         files: Where they lie.
         cluster_size: Of the file, in bytes.
         most_bytes: What the pages may take together.
+        known: Where tables lie: a page of one is not written where another lies.
+        entry_words: Words of an L2 entry; 0 if they point to another file.
     """
 
-    def __init__(self, files: OrderedFiles, cluster_size: int, most_bytes: int) -> None:
+    def __init__(
+        self,
+        files: OrderedFiles,
+        cluster_size: int,
+        most_bytes: int,
+        known: KnownTables,
+        entry_words: int,
+    ) -> None:
+        self._cluster_size, self._known = cluster_size, known
+        self._entry_words = entry_words
         self.page_bytes = min(cluster_size, _PAGE_BYTES)
         self._files = files
         self._most = max(16, most_bytes // (self.page_bytes + 200))
@@ -79,7 +93,8 @@ class Pages:
         """Change bytes of a table, in memory only.
 
         Raises:
-            CorruptImageError: As in :meth:`read`; then nothing is changed.
+            CorruptImageError: As in :meth:`read`, or if another table lies there; then nothing
+                is changed.
             ImageError: As in :meth:`read`; then nothing is changed.
         """
         parts = []
@@ -87,6 +102,10 @@ class Pages:
         while at < len(data):
             start = (offset + at) - (offset + at) % self.page_bytes
             stop = min(len(data), start + self.page_bytes - offset)
+            if start not in self._changed[table]:
+                cluster = start // self._cluster_size
+                said = f"its {_ROLES[table]} is"
+                self._known.check_clear(range(cluster, cluster + 1), said, _ROLES[table])
             parts.append((start, self._page(table, start), offset + at - start, data[at:stop]))
             at = stop
         for start, page, within, piece in parts:
@@ -135,6 +154,9 @@ class Pages:
                     offset=start,
                 )
             page = bytearray(raw.ljust(self.page_bytes, b"\0"))
+            if table is Table.L2 and self._entry_words:
+                entries = np.frombuffer(raw[: len(raw) // 8 * 8], ">u8")[:: self._entry_words]
+                self._known.look_at(entries.astype(np.uint64))
         self._pages[start] = page
         return page
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hatchway.disk.active.known import KnownTables
 from hatchway.disk.active.ordered import OrderedFiles
 from hatchway.disk.active.pages import Pages, Table
 from hatchway.disk.errors import CorruptImageError
@@ -22,6 +23,7 @@ class Refcounts:
         header: Of the file.
         files: Where it lies.
         pages: Of its tables.
+        known: Where tables lie; of the table and the blocks this says so.
 
     Attributes:
         cluster_size: Of the file, in bytes.
@@ -31,8 +33,10 @@ class Refcounts:
         table_entries: How many entries it has.
     """
 
-    def __init__(self, header: Header, files: OrderedFiles, pages: Pages) -> None:
-        self._files, self._pages = files, pages
+    def __init__(
+        self, header: Header, files: OrderedFiles, pages: Pages, known: KnownTables
+    ) -> None:
+        self._files, self._pages, self._known = files, pages, known
         self._path = files.tables.path
         self.cluster_size = header.cluster_size
         self.bits = 1 << header.refcount_order
@@ -58,9 +62,13 @@ class Refcounts:
         self.become(offset, num)
 
     def become(self, table_offset: int, num_clusters: int) -> None:
-        """Go on with a refcount table that lies elsewhere."""
+        """Go on with a refcount table that lies elsewhere, and is on the disk."""
         self.table_offset = table_offset
-        self.table_entries = num_clusters * self.cluster_size // 8
+        num_bytes = num_clusters * self.cluster_size
+        self.table_entries = num_bytes // 8
+        file = self._files.tables
+        self._known.keep("refcount table", [(table_offset, num_bytes)])
+        self._known.keep_listed("refcount block", file, table_offset, num_bytes, _ENTRY_MASK)
 
     def block(self, rank: int) -> int:
         """Where a refcount block lies; 0 if there is none.
@@ -129,6 +137,7 @@ class Refcounts:
             self._pages.forget(cluster * size, size)
         self._unlinked.update({rank: cluster * size for rank, cluster in clusters.items()})
         for cluster in clusters.values():
+            self._known.add("refcount block", cluster)
             self.change(cluster, 1, 1)
 
     def write(self) -> None:

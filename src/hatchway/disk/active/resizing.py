@@ -59,7 +59,7 @@ def _grow(guest: GuestClusters, size: int, l1_size: int) -> None:
     guest.header = before._replace(size=size)
     try:
         # What lies below, or was written before the disk was shorter, is not seen again.
-        write_zeroes(guest, before.size, size, may_unmap=True)
+        write_zeroes(guest, before.size, size, may_unmap=True, keeps_holes=True)
         if before.has_raw_data_file and guest.files.data.file_bytes < size:
             guest.files.resize_data(size)
         guest.commit()

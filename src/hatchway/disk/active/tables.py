@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hatchway.disk.active.allocation import Allocation
+from hatchway.disk.active.known import KnownTables
 from hatchway.disk.active.ordered import OrderedFiles
 from hatchway.disk.active.pages import Pages, Table
 from hatchway.disk.errors import CorruptImageError
@@ -19,6 +20,7 @@ class GuestTables:
         files: Where it lies.
         pages: Of its tables.
         allocation: Of its clusters.
+        known: Where tables lie; of these this says so.
 
     Attributes:
         l1_offset: Where the L1 table lies.
@@ -28,9 +30,15 @@ class GuestTables:
     """
 
     def __init__(
-        self, header: Header, files: OrderedFiles, pages: Pages, allocation: Allocation
+        self,
+        header: Header,
+        files: OrderedFiles,
+        pages: Pages,
+        allocation: Allocation,
+        known: KnownTables,
     ) -> None:
         self._files, self._pages, self._allocation = files, pages, allocation
+        self._known = known
         self._path = files.tables.path
         self._cluster_size = header.cluster_size
         self.entry_bytes = header.l2_entry_bytes
@@ -38,11 +46,11 @@ class GuestTables:
         self.become(header.l1_offset, header.l1_size)
 
     def become(self, l1_offset: int, l1_size: int) -> None:
-        """Go on with an L1 table that lies elsewhere."""
+        """Go on with an L1 table that lies elsewhere, and is on the disk."""
         self.l1_offset, self.l1_size = l1_offset, l1_size
-        first = l1_offset // self._cluster_size
-        num_clusters = -(-l1_size * 8 // self._cluster_size)
-        self._allocation.kept["L1 table"] = range(first, first + num_clusters)
+        file, num_bytes = self._files.tables, l1_size * 8
+        self._known.keep("L1 table", [(l1_offset, num_bytes)])
+        self._known.keep_listed("L2 table", file, l1_offset, num_bytes, OFFSET_MASK)
 
     def table(self, rank: int) -> tuple[int, bool]:
         """Where an L2 table lies, 0 if there is none, and whether nothing else refers to it.
@@ -86,8 +94,12 @@ class GuestTables:
         offset, _ = self.table(rank)
         self._pages.change(Table.L2, offset + first * self.entry_bytes, entries)
 
-    def own(self, rank: int) -> None:
+    def own(self, rank: int, entry: bytes = b"") -> None:
         """Have an L2 table that may be changed: a new one, or a copy of one that others need.
+
+        Args:
+            rank: Of it.
+            entry: What each entry of a new one is, where that is not a hole.
 
         Raises:
             ImageError: If there is no room for it.
@@ -96,7 +108,7 @@ class GuestTables:
         if old and is_own:
             return
         size = self._cluster_size
-        content = bytes(size)
+        content = entry * self.per_table or bytes(size)
         if old:
             self._allocation.check_in_use(old, size)
             content = self._files.tables.pread(size, old).ljust(size, b"\0")
@@ -104,7 +116,7 @@ class GuestTables:
         try:
             self._files.write(content, found.start * size)
             self._pages.forget(found.start * size, size)
-            self._point(rank, found.start * size)
+            self._point(rank, old, found.start * size)
         except BaseException:
             self._allocation.give_back(found)
             raise
@@ -115,9 +127,13 @@ class GuestTables:
         """Have no L2 table where there is one; its cluster is released."""
         offset, _ = self.table(rank)
         self._allocation.check_in_use(offset, self._cluster_size)
-        self._pages.change(Table.L1, self.l1_offset + rank * 8, bytes(8))
+        self._point(rank, offset, 0)
         self._allocation.release(offset, self._cluster_size)
 
-    def _point(self, rank: int, offset: int) -> None:
-        entry = (offset | COPIED).to_bytes(8, "big")
+    def _point(self, rank: int, old: int, new: int) -> None:
+        entry = (new and new | COPIED).to_bytes(8, "big")
         self._pages.change(Table.L1, self.l1_offset + rank * 8, entry)
+        if old:
+            self._known.remove("L2 table", old // self._cluster_size)
+        if new:
+            self._known.add("L2 table", new // self._cluster_size)

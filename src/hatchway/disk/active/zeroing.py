@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import numpy as np
+
 from hatchway.disk.active.entry import Entry, encoded
 from hatchway.disk.active.guest import GuestClusters
 from hatchway.disk.active.writing import write
@@ -9,33 +13,47 @@ from hatchway.disk.active.writing import write
 _MOST_AT_ONCE = 512
 
 
-def write_zeroes(guest: GuestClusters, start: int, end: int, *, may_unmap: bool) -> None:
+def write_zeroes(
+    guest: GuestClusters, start: int, end: int, *, may_unmap: bool, keeps_holes: bool = False
+) -> None:
     """Make a range of the guest's disk read as zeros.
+
+    As by QEMU, the file says so of all of it, whatever lies below: also of a whole unit of which
+    the rest reads as zeros. A format that has no zero clusters keeps holes that nothing lies below.
 
     Args:
         guest: Its clusters.
         start: Where it begins, in bytes.
         end: Where it ends. What lies past the end of the disk goes with what lies before.
         may_unmap: Whether host clusters may be released.
+        keeps_holes: Whether holes that nothing lies below stay holes, as in a discard.
 
     Raises:
         ImageError: If something could not be written.
     """
     size, per_table = guest.cluster_size, guest.tables.per_table
+    has_zeros = _has_zero_units(guest)
+    keeps_holes = keeps_holes or not has_zeros
     while start < end:
         guest.relieve()
         cluster, begin = divmod(start, size)
         rank, first = divmod(cluster, per_table)
-        if not guest.has_below(cluster) and not guest.tables.table(rank)[0]:
-            start = (rank + 1) * per_table * size  # it reads as zeros already
-            continue
+        if not guest.tables.table(rank)[0]:
+            stop = (rank + 1) * per_table * size
+            is_kept = _is_kept(guest, cluster, keeps_holes)
+            if is_kept or (has_zeros and end >= stop == start + per_table * size):
+                if not is_kept:
+                    guest.tables.own(rank, encoded(Entry(zero=guest.all_units), guest.header))
+                    guest.say_changed(cluster, per_table)
+                start = stop
+                continue
         # As far as a page of the table goes, at most.
         num = min((end - start) // size, _MOST_AT_ONCE - first % _MOST_AT_ONCE, per_table - first)
-        if not begin and num > 1 and _are_zeros(guest, cluster, num):
+        if not begin and num > 1 and _are_zeros(guest, cluster, num, keeps_holes):
             start += num * size
             continue
         stop = min(end, start - begin + size)
-        _zero_within(guest, cluster, begin, stop - cluster * size, may_unmap)
+        _zero_within(guest, cluster, begin, stop - cluster * size, may_unmap, keeps_holes)
         start = stop
 
 
@@ -54,29 +72,45 @@ def discard(guest: GuestClusters, start: int, end: int) -> None:
         end -= end % size
     if guest.header.version < 3 and guest.below_bytes:
         return
-    write_zeroes(guest, start, end, may_unmap=True)
+    write_zeroes(guest, start, end, may_unmap=True, keeps_holes=True)
 
 
-def _zero_within(guest: GuestClusters, cluster: int, begin: int, end: int, may_unmap: bool) -> None:
+def _zero_within(
+    guest: GuestClusters, cluster: int, begin: int, end: int, may_unmap: bool, keeps_holes: bool
+) -> None:
     """Make bytes ``[begin, end)`` of a guest cluster read as zeros."""
     unit = guest.unit
     whole_begin, whole_end = -(-begin // unit) * unit, end // unit * unit
     if cluster * guest.cluster_size + end >= guest.header.size:
         whole_end = -(-end // unit) * unit
-    if whole_begin >= whole_end:
-        middle = min(whole_begin, end)
-        _write_zeros(guest, cluster, begin, middle)
-        _write_zeros(guest, cluster, middle, end)
-        return
-    _write_zeros(guest, cluster, begin, whole_begin)
-    _zero_units(guest, cluster, whole_begin, whole_end, may_unmap)
-    _write_zeros(guest, cluster, whole_end, end)
+    inner = [at for at in (whole_begin, whole_end) if begin < at < end]
+    for start, stop in pairwise([begin, *inner, end]):
+        if whole_begin <= start < whole_end or _is_zero_beside(guest, cluster, start, stop):
+            first, last = start - start % unit, -(-stop // unit) * unit
+            _zero_units(guest, cluster, first, last, may_unmap, keeps_holes)
+        else:
+            _write_zeros(guest, cluster, start, stop)
 
 
-def _zero_units(guest: GuestClusters, cluster: int, begin: int, end: int, may_unmap: bool) -> None:
+def _is_zero_beside(guest: GuestClusters, cluster: int, begin: int, end: int) -> bool:
+    """Whether a unit, of which ``[begin, end)`` is to be zeros, has no data and else is zeros."""
+    old, units = guest.entry(cluster), guest.units(begin, end)
+    if old.packed is not None or old.data & units:
+        return False
+    start, stop = begin - begin % guest.unit, -(-end // guest.unit) * guest.unit
+    stop = min(stop, guest.header.size - cluster * guest.cluster_size)
+    head = guest.content(cluster, old, start, begin)
+    return not (head + guest.content(cluster, old, end, stop)).strip(b"\0")
+
+
+def _zero_units(
+    guest: GuestClusters, cluster: int, begin: int, end: int, may_unmap: bool, keeps_holes: bool
+) -> None:
     old, units = guest.entry(cluster), guest.units(begin, end)
     is_whole = units == guest.all_units
-    if not _reads_otherwise(guest, cluster, old, units) and (old.host is None or not is_whole):
+    is_said = not units & ~old.zero or _is_kept(guest, cluster, keeps_holes)
+    is_done = is_said and not _reads_otherwise(guest, cluster, old, units)
+    if is_done and (old.host is None or not is_whole):
         return
     if _has_zero_units(guest):
         if not is_whole:
@@ -129,16 +163,23 @@ def _is_raw(guest: GuestClusters) -> bool:
     return guest.header.has_raw_data_file
 
 
-def _are_zeros(guest: GuestClusters, cluster: int, num: int) -> bool:
-    """Whether guest clusters of one table read as zeros; holes that may be hidden do then."""
+def _is_kept(guest: GuestClusters, cluster: int, keeps_holes: bool) -> bool:
+    """Whether holes of a guest cluster stay holes."""
+    return keeps_holes and not guest.has_below(cluster)
+
+
+def _are_zeros(guest: GuestClusters, cluster: int, num: int, keeps_holes: bool) -> bool:
+    """Whether guest clusters of one table are holes or zeros, and all say so now that is due."""
     rank, first = divmod(cluster, guest.tables.per_table)
     raw = guest.tables.read(rank, first, num)
+    if raw is not None and (np.frombuffer(raw, ">u8").reshape(num, -1)[:, 0] > 1).any():
+        return False
+    if _is_kept(guest, cluster, keeps_holes):
+        return True
+    if not _has_zero_units(guest):
+        return False
     zeros = encoded(Entry(zero=guest.all_units), guest.header) * num
-    if raw is not None and any(raw):
-        return raw == zeros
-    if guest.has_below(cluster):
-        if not _has_zero_units(guest):
-            return False
+    if raw != zeros:
         guest.tables.own(rank)
         guest.tables.change(cluster, zeros)
         guest.say_changed(cluster, num)
