@@ -16,7 +16,7 @@ from hatchway.disk.leaves import Leaf
 if TYPE_CHECKING:
     from hatchway.disk._native import ChainKernel, NbdServer
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 _MODULE: Any = load_kernels("disk", ABI_VERSION)
 
@@ -64,6 +64,7 @@ class KernelLeaves:
         self.read_into = self.kernel.read_into
         self.overwrite = self.kernel.overwrite
         self.allow_overwriting = self.kernel.allow_overwriting
+        self.stop_overwriting = self.kernel.stop_overwriting
         self.update = self.kernel.update
         self.drop = self.kernel.drop
         self.settle = self.kernel.settle

@@ -99,7 +99,7 @@ class Writes:
             self._check_process()
             self.layer.write(offset, data)
             # From the first write on nobody else's notes of the file are in the header.
-            self._leaves.allow_overwriting(self._is_own)
+            self._leaves.allow_overwriting(self._is_own, self.layer.noted_bytes)
 
     def write_zeroes(self, offset: int, size: int, *, may_unmap: bool) -> None:
         """As :meth:`ActiveLayer.write_zeroes`."""
@@ -127,6 +127,7 @@ class Writes:
         """As :meth:`ActiveLayer.resize`."""
         with self._lock:
             self._check_process()
+            self.layer.note(self._leaves.stop_overwriting())
             self.layer.resize(size)
 
     def close(self) -> None:
@@ -134,8 +135,7 @@ class Writes:
         if os.getpid() != self._pid:
             return  # what is not yet in the file is the parent's to write
         with self._lock:
-            self._leaves.allow_overwriting(False)
-            self._leaves.settle()
+            self.layer.note(self._leaves.stop_overwriting())
             self.layer.close(also_data=True)
 
     def after_fork(self) -> None:
