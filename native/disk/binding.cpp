@@ -129,6 +129,20 @@ bool ChainKernel::overwrite(nb::handle offset, nb::object data) {
            Outcome::done;
 }
 
+NotedPieces ChainKernel::stop_overwriting() {
+    std::unique_ptr<Noted> noted;
+    {
+        const nb::gil_scoped_release released;
+        noted = chain_.stop_overwriting();
+    }
+    nb::list pieces;
+    if (noted)
+        noted->each_piece([&](std::size_t at, const std::uint8_t *bits, std::size_t num) {
+            pieces.append(nb::make_tuple(at, nb::bytes(bits, num)));
+        });
+    return NotedPieces(pieces);
+}
+
 bool ChainKernel::load(std::uint64_t rank) {
     const nb::gil_scoped_release released;
     const auto use = chain_.in_use();
@@ -220,8 +234,15 @@ NB_MODULE(_native, m) {
         .def("num_bytes", [](ChainKernel &self) { return self.chain().num_bytes(); },
              "What the leaves take that are kept.")
         .def("allow_overwriting",
-             [](ChainKernel &self, bool may) { self.chain().allow_overwriting(may); },
-             nb::arg("may"), "Whether data of the highest file belongs to the disk alone.")
+             [](ChainKernel &self, bool may, std::uint64_t noted_bytes) {
+                 self.chain().allow_overwriting(may, noted_bytes);
+             },
+             nb::arg("may"), nb::arg("noted_bytes") = 0,
+             "Whether data of the highest file belongs to the disk alone; and the bytes of a "
+             "granule of which it is noted that it was overwritten, a power of 2, or 0.")
+        .def("stop_overwriting", &ChainKernel::stop_overwriting,
+             "Returns when nobody overwrites any more: of the bits of the granules, the lowest of a "
+             "byte first, pieces of bytes with what was noted, and the byte where each begins.")
         .def("resize", &ChainKernel::resize, nb::arg("size"), "The disk has so many bytes now.")
         .def("replace_top", &ChainKernel::replace_top, nb::arg("top"),
              "Other files take the highest one's place; leaves say what they said.")

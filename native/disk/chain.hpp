@@ -16,6 +16,7 @@
 #include "layers.hpp"
 #include "leaves.hpp"
 #include "merge.hpp"
+#include "noted.hpp"
 #include "users.hpp"
 
 namespace hatchway {
@@ -162,6 +163,7 @@ class Chain {
             if (!find(at, end, run) || run.kind != kData || run.layer != top)
                 return Outcome::uncommon;
         }
+        if (noted_ && !noted_->note(start, end)) return Outcome::uncommon;
         for (std::uint64_t at = start; at < end; at += run.length, source += run.length) {
             if (!find(at, end, run) || run.kind != kData || run.layer != top ||
                 !write_fully(layers()[top]->data_fd, source, run.length, run.host_offset))
@@ -170,8 +172,20 @@ class Chain {
         return Outcome::done;
     }
 
-    // Whether data of the highest file belongs to the disk alone, and to no snapshot.
-    void allow_overwriting(bool may) { may_overwrite_ = may; }
+    // Whether data of the highest file belongs to the disk alone, and to no snapshot; and of
+    // what granules it is noted that they were overwritten, if of any. That does not change
+    // until ``stop_overwriting``.
+    void allow_overwriting(bool may, std::uint64_t noted_bytes = 0) {
+        if (may && noted_bytes && !noted_) noted_ = std::make_unique<Noted>(size_, noted_bytes);
+        may_overwrite_ = may;
+    }
+
+    // Returns when nobody overwrites any more; what was noted, which is forgotten.
+    std::unique_ptr<Noted> stop_overwriting() {
+        may_overwrite_ = false;
+        settle();
+        return std::move(noted_);
+    }
 
     // Returns when nobody uses what was found before.
     void settle() { users_.settle(); }
@@ -275,6 +289,7 @@ class Chain {
     int granule_bits_;
     bool may_merge_;  // by itself; else Python makes all leaves
     std::atomic<bool> may_overwrite_ = false;
+    std::unique_ptr<Noted> noted_;  // set before overwriting is allowed, taken after
     std::shared_ptr<SharedLeaves> leaves_;
     Users users_;
 };

@@ -17,6 +17,7 @@ namespace nb = nanobind;
 // l1_size, has_subclusters, has_data_file, has_zeros).
 using LayerTuples = nb::typed<nb::list, nb::typed<nb::tuple, int, nb::ellipsis>>;
 using LeafArrays = nb::typed<nb::tuple, nb::bytes, nb::bytes>;
+using NotedPieces = nb::typed<nb::list, nb::typed<nb::tuple, int, nb::bytes>>;
 using MaybeBytes = nb::typed<nb::object, std::optional<nb::bytes>>;
 
 class ChainKernel {
@@ -27,6 +28,7 @@ class ChainKernel {
     MaybeBytes read_at(nb::handle offset, nb::handle size);
     bool read_into(nb::handle offset, nb::object buffer);
     bool overwrite(nb::handle offset, nb::object data);
+    NotedPieces stop_overwriting();
     bool load(std::uint64_t rank);
     std::optional<LeafArrays> merged(std::uint64_t rank, std::size_t first, std::size_t end);
     std::optional<LeafArrays> leaf(std::uint64_t rank);

@@ -27,6 +27,8 @@ namespace {
 constexpr int kGranuleBits = 9;
 constexpr std::uint64_t kGranule = 1 << kGranuleBits;
 constexpr std::uint64_t kNumGranules = 4 * kLeafGranules;
+// Two granules share a bit of what is noted.
+constexpr std::uint64_t kNotedBytes = 2 * kGranule;
 // Three leaves in full.
 constexpr std::size_t kCacheBytes = 3 * (sizeof(Leaf) + 128);
 constexpr std::uint64_t kPoison = 0xDEADDEADDEADDEAD;
@@ -123,25 +125,32 @@ class Disk {
         chain->allow_overwriting(false);
         chain->settle();
         chain->replace_top(std::move(top));
-        chain->allow_overwriting(true);
+        chain->allow_overwriting(true, kNotedBytes);
         MUST_HOLD(dup2(base_, before) == before && close(before) == 0);
     }
 
     // While nobody may write in place, nobody does.
     void be_quiet() {
         const std::lock_guard guard(lock);
-        chain->allow_overwriting(false);
-        chain->settle();
+        take_notes();
         std::vector<char> before(next_), after(next_);
         read_fully(top_, before.data(), next_, 0);
         std::this_thread::yield();
         read_fully(top_, after.data(), next_, 0);
         MUST_HOLD(before == after);
-        chain->allow_overwriting(true);
+        chain->allow_overwriting(true, kNotedBytes);
+    }
+
+    // All that was overwritten was noted.
+    void check_notes() {
+        take_notes();
+        for (std::size_t granule = 0; granule < kNumGranules; ++granule)
+            MUST_HOLD(!overwritten[granule] || noted_[granule * kGranule / kNotedBytes]);
     }
 
     std::unique_ptr<Chain> chain;
     std::mutex lock;
+    std::array<std::atomic<bool>, kNumGranules> overwritten{};
 
   private:
     static std::shared_ptr<Layer> layer_of(int fd, std::uint64_t size) {
@@ -152,6 +161,15 @@ class Disk {
         return layer;
     }
 
+    void take_notes() {
+        const auto notes = chain->stop_overwriting();
+        if (!notes) return;
+        notes->each_piece([&](std::size_t at, const std::uint8_t *bits, std::size_t num) {
+            for (std::size_t bit = 0; bit < num * 8; ++bit)
+                if (bits[bit / 8] >> bit % 8 & 1) noted_.at(at * 8 + bit) = true;
+        });
+    }
+
     static void put(int fd, std::uint64_t place, const Content &content) {
         MUST_HOLD(pwrite(fd, content.data(), kGranule, static_cast<off_t>(place)) ==
                   static_cast<ssize_t>(kGranule));
@@ -159,6 +177,7 @@ class Disk {
 
     int base_ = -1, top_ = -1, seen_ = -1;
     std::vector<std::uint64_t> places_ = std::vector<std::uint64_t>(kNumGranules);
+    std::vector<bool> noted_ = std::vector<bool>(kNumGranules);
     std::vector<std::uint64_t> free_;
     std::uint64_t next_ = kGranule;
 };
@@ -180,7 +199,9 @@ void overwrite_some(Disk &disk, std::mt19937_64 &random) {
     const std::uint64_t granule = random() % kNumGranules;
     const Content content = content_of(granule, random() >> 32);
     if (disk.chain->overwrite(granule * kGranule, kGranule,
-                              reinterpret_cast<const char *>(content.data())) != Outcome::done)
+                              reinterpret_cast<const char *>(content.data())) == Outcome::done)
+        disk.overwritten[granule] = true;
+    else
         disk.allocate(granule);
 }
 
@@ -227,7 +248,7 @@ void disturb(Disk &disk, std::mt19937_64 &random) {
 
 void round(std::uint64_t seed, std::chrono::milliseconds length) {
     Disk disk;
-    disk.chain->allow_overwriting(true);
+    disk.chain->allow_overwriting(true, kNotedBytes);
     std::atomic<bool> is_over{false};
     std::vector<std::thread> threads;
     const auto start = [&](auto call) {
@@ -243,6 +264,7 @@ void round(std::uint64_t seed, std::chrono::milliseconds length) {
     if (seed % 2) disk.chain->close();
     is_over = true;
     for (std::thread &thread : threads) thread.join();
+    disk.check_notes();
 }
 
 }  // namespace

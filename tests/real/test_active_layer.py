@@ -256,17 +256,6 @@ def test_what_only_others_understand_is_cleared_before_the_first_write(tmp_path:
     assert autoclear(path) == 0
 
 
-def test_bitmaps_are_not_trusted_any_more(tmp_path: Path) -> None:
-    path = tmp_path / "one.qcow2"
-    create(path, MIB)
-    qemu.img("bitmap", "--add", path, "changes")
-    assert autoclear(path) == 1
-    with writing(path) as layer:
-        layer.write(0, b"\1")
-    assert autoclear(path) == 0
-    assert qemu.contents(path)[0] == 1
-
-
 def test_the_mark_of_a_raw_data_file_and_unknown_extensions_are_kept(tmp_path: Path) -> None:
     options = {"data_file": tmp_path / "data.bin", "data_file_raw": "on"}
     path = qemu.create(tmp_path / "one.qcow2", MIB, **options)

@@ -56,8 +56,15 @@ class ChainKernel:
     def num_bytes(self) -> int:
         """What the leaves take that are kept."""
 
-    def allow_overwriting(self, may: bool) -> None:
-        """Whether data of the highest file belongs to the disk alone."""
+    def allow_overwriting(self, may: bool, noted_bytes: int = 0) -> None:
+        """
+        Whether data of the highest file belongs to the disk alone; and the bytes of a granule of which it is noted that it was overwritten, a power of 2, or 0.
+        """
+
+    def stop_overwriting(self) -> list[tuple[int, bytes]]:
+        """
+        Returns when nobody overwrites any more: of the bits of the granules, the lowest of a byte first, pieces of bytes with what was noted, and the byte where each begins.
+        """
 
     def resize(self, size: int) -> None:
         """The disk has so many bytes now."""

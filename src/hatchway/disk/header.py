@@ -6,6 +6,7 @@ The format: "QCOW2" in QEMU's documentation of image formats (``docs/interop/qco
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -292,7 +293,32 @@ def extensions_of(start: bytes, path: Path, begin: int, end: int) -> dict[int, b
         CorruptImageError: If one is longer than the header.
         CutHeaderError: If there may be more of them in the file than was given.
     """
-    found: dict[int, bytes] = {}
+    return {kind: start[at:stop] for kind, at, stop in _extensions(start, path, begin, end)}
+
+
+def extension_at(start: bytes, path: Path, header: Header, kind: int) -> int | None:
+    """Where the data of a header extension lie in the file; None if there is none of its kind.
+
+    Args:
+        start: The first cluster of the file.
+        path: For messages.
+        header: What it says.
+        kind: See :class:`Extension`.
+    """
+    found = _extensions(start, path, *extensions_place(start, header))
+    return {other: at for other, at, _ in found}.get(kind)
+
+
+def extensions_place(start: bytes, header: Header) -> tuple[int, int]:
+    """Where the extensions of a file begin, and where they end at the latest."""
+    begin = BASE.size
+    if header.version == 3:
+        begin = VERSION_3.unpack_from(start, BASE.size)[-1]
+    return begin, min(header.cluster_size, BASE.unpack_from(start)[2] or 1 << 21)
+
+
+def _extensions(start: bytes, path: Path, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """The kind of each extension, where its data begin, and where they end."""
     at = begin
     while at < end:
         if at + EXTENSION.size > len(start):
@@ -309,9 +335,8 @@ def extensions_of(start: bytes, path: Path, begin: int, end: int) -> dict[int, b
             )
         if at + length > len(start):
             raise _cut(start, path)
-        found[kind] = start[at : at + length]
+        yield kind, at, at + length
         at += (length + 7) & ~7
-    return found
 
 
 def _cut(start: bytes, path: Path) -> CutHeaderError:

@@ -61,6 +61,7 @@ class KernelLeaves:
         self.read_into = self.kernel.read_into
         self.overwrite = self.kernel.overwrite
         self.allow_overwriting = self.kernel.allow_overwriting
+        self.stop_overwriting = self.kernel.stop_overwriting
         self.update = self.kernel.update
         self.drop = self.kernel.drop
         self.settle = self.kernel.settle

@@ -109,8 +109,12 @@ class Leaves:
         """Nothing is written here."""
         return False
 
-    def allow_overwriting(self, may: bool) -> None:
+    def allow_overwriting(self, may: bool, noted_bytes: int = 0) -> None:
         """Nothing is written here."""
+
+    def stop_overwriting(self) -> list[tuple[int, bytes]]:
+        """Nothing was written here."""
+        return []
 
 
 def merged(images: Sequence[Image], start: int, granule: int) -> Leaf:

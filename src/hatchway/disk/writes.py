@@ -109,7 +109,7 @@ class Writes:
             self._check_process()
             self.layer.write(offset, data)
             # From the first write on nobody else's notes of the file are in the header.
-            self._leaves.allow_overwriting(self._may_overwrite)
+            self._leaves.allow_overwriting(self._may_overwrite, self.layer.noted_bytes)
 
     def write_zeroes(self, offset: int, size: int, *, may_unmap: bool) -> None:
         """As :meth:`ActiveLayer.write_zeroes`."""
@@ -137,6 +137,7 @@ class Writes:
         """As :meth:`ActiveLayer.resize`."""
         self._check_process()
         with self._reshaping, self._lock:
+            self.layer.note(self._leaves.stop_overwriting())
             try:
                 self.layer.resize(size)
             finally:
@@ -202,8 +203,7 @@ class Writes:
                 for file in {frozen.file, frozen.data}:
                     if self._is_locked and file.fd >= 0:
                         lock_beside_writer(file.fd, file.path)
-                self._leaves.allow_overwriting(False)
-                self._leaves.settle()
+                old.note(self._leaves.stop_overwriting())
                 old.finish(also_data=True)
                 # An interrupt from here on leaves a chain that is read, and written to no more.
                 self._leaves.replace_top([frozen, image], files.data_fd)
@@ -220,8 +220,7 @@ class Writes:
         if os.getpid() != self._pid:
             return  # what is not yet in the file is the parent's to write
         with self._lock:
-            self._leaves.allow_overwriting(False)
-            self._leaves.settle()
+            self.layer.note(self._leaves.stop_overwriting())
             self.layer.close(also_data=True)
 
     def after_fork(self) -> None:

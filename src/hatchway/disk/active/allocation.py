@@ -150,29 +150,28 @@ class Allocation:
         return range(offset // size, -(-(offset + num_bytes) // size))
 
     def _free_run(self, most: int) -> tuple[int, int]:
-        """The first free clusters: which, and how many of them are seen to lie side by side."""
-        at = self._first_free
-        while True:
-            counts = self.refcounts.window(at)
-            free = np.flatnonzero(counts == 0)
-            if len(free):
-                first = int(free[0])
-                used = np.flatnonzero(counts[first : first + most])
-                num = int(used[0]) if len(used) else min(most, len(counts) - first)
-                self._first_free = at + first
-                return at + first, num
-            at += len(counts)
+        """The first free clusters for ``most`` that lie side by side, as QEMU looks for them.
+
+        Returns:
+            The first of them, and how many one refcount block counts.
+        """
+        self._first_free = first = self._long_run(most)
+        return first, min(most, self.refcounts.per_block - first % self.refcounts.per_block)
 
     def _long_run(self, num: int) -> int:
         """The first of ``num`` free clusters that lie side by side."""
         at = start = self._first_free
         while at - start < num:
             counts = self.refcounts.window(at)
-            used = np.flatnonzero(counts[: num - (at - start)])
+            used = np.flatnonzero(counts)
             if len(used):
-                start = at = at + int(used[-1]) + 1
-            else:
-                at += len(counts)
+                if at + int(used[0]) - start >= num:
+                    return start
+                wide = np.flatnonzero(np.diff(used) > num)
+                if len(wide):
+                    return at + int(used[wide[0]]) + 1
+                start = at + int(used[-1]) + 1
+            at += len(counts)
         return start
 
     def _check_free(self, found: range) -> None:

@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 
 from hatchway.disk.active.guest import GuestClusters
 from hatchway.disk.errors import UnsupportedImageError
-from hatchway.disk.fields import BASE, EXTENSION, Extension
-from hatchway.disk.header import Header, extensions_of
+from hatchway.disk.fields import EXTENSION, Extension
+from hatchway.disk.header import extensions_of, extensions_place
 
 _SECTOR = 512
 _NAME_FIELDS = struct.Struct(">QI")
 _NAME_FIELDS_AT = 8
-_HEADER_BYTES_AT = 100
 
 
 def set_backing(guest: GuestClusters, name: bytes | None, backing_format: str | None) -> None:
@@ -38,10 +37,8 @@ def set_backing(guest: GuestClusters, name: bytes | None, backing_format: str | 
     files, header = guest.files, guest.header
     path = files.tables.path
     before = files.tables.pread(header.cluster_size, 0).ljust(_SECTOR, b"\0")
-    header_bytes = BASE.size
-    if header.version == 3:
-        header_bytes = int.from_bytes(before[_HEADER_BYTES_AT:][:4], "big")
-    found = extensions_of(before, path, header_bytes, _extensions_end(before, header))
+    header_bytes, extensions_end = extensions_place(before, header)
+    found = extensions_of(before, path, header_bytes, extensions_end)
     in_use = _in_use(before, header_bytes, found)
     for after in _layouts(before, header_bytes, found, name, backing_format):
         changed = np.frombuffer(before, np.uint8) != np.frombuffer(after, np.uint8)
@@ -60,10 +57,6 @@ def set_backing(guest: GuestClusters, name: bytes | None, backing_format: str | 
     # Nothing on the disk leads to what changes there.
     files.write(after[_SECTOR:end], _SECTOR)
     files.write_header(after[:_SECTOR], 0)
-
-
-def _extensions_end(start: bytes, header: Header) -> int:
-    return min(header.cluster_size, _NAME_FIELDS.unpack_from(start, _NAME_FIELDS_AT)[0] or 1 << 21)
 
 
 def _in_use(start: bytes, header_bytes: int, found: dict[int, bytes]) -> NDArray[np.bool_]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from hatchway.disk.active.allocation import Allocation
 from hatchway.disk.active.entry import Entry, decoded, encoded
-from hatchway.disk.active.known import KnownTables
+from hatchway.disk.active.known import DIRECTORY, KnownTables
 from hatchway.disk.active.ordered import OrderedFiles
 from hatchway.disk.active.pages import Pages, Table
 from hatchway.disk.active.tables import GuestTables
@@ -73,7 +73,7 @@ class GuestClusters:
         self.known.keep("L1 table of a snapshot", l1_tables)
         if header.bitmaps is not None:
             _, num_bytes, offset = header.bitmaps
-            self.known.keep("directory of bitmaps", [(offset, num_bytes)])
+            self.known.keep(DIRECTORY, [(offset, num_bytes)])
         entry_words = 0 if header.has_data_file else header.l2_entry_bytes // 8
         self.pages = Pages(files, header.cluster_size, cache_bytes, self.known, entry_words)
         self.allocation = Allocation(header, files, self.pages, self.known)

@@ -17,6 +17,7 @@ from hatchway.disk.words import OFFSET_MASK
 
 _COMPRESSED = np.uint64(1 << 62)
 _PIECE_BYTES = 1 << 20
+DIRECTORY = "directory of bitmaps"
 
 
 class KnownTables:

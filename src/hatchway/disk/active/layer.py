@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from hatchway.disk.active.backing import set_backing
+from hatchway.disk.active.bitmaps import DirtyBitmaps
 from hatchway.disk.active.creation import checked_name
 from hatchway.disk.active.emptying import empty
 from hatchway.disk.active.guest import GuestClusters
@@ -18,7 +19,7 @@ from hatchway.disk.active.writing import write
 from hatchway.disk.active.zeroing import discard, write_zeroes
 from hatchway.disk.arrays import np
 from hatchway.disk.errors import CorruptImageError, UnsupportedImageError
-from hatchway.disk.fields import AUTOCLEAR_AT, AUTOCLEAR_RAW_DATA_FILE
+from hatchway.disk.fields import AUTOCLEAR_AT, AUTOCLEAR_BITMAPS, AUTOCLEAR_RAW_DATA_FILE
 from hatchway.disk.header import FIRST_BYTES, CutHeaderError, Header, parse_header
 from hatchway.disk.image import Image
 from hatchway.disk.snapshots import read_snapshots
@@ -91,6 +92,7 @@ class ActiveLayer:
         self._files = OrderedFiles(file, file if data is None else data)
         self._is_closed = False
         self._is_announced = False
+        self._bitmaps: DirtyBitmaps | None = None
         header = _header_of(image, file)
         self._guest = GuestClusters(
             header,
@@ -120,6 +122,22 @@ class ActiveLayer:
     def cached_bytes(self) -> int:
         """What is kept of the tables now."""
         return self._guest.pages.num_bytes
+
+    @property
+    def noted_bytes(self) -> int:
+        """Bytes of a granule of what is to be noted for bitmaps; 0 if nothing is."""
+        return 0 if self._bitmaps is None else self._bitmaps.granule_bytes
+
+    def note(self, pieces: Iterable[tuple[int, bytes]]) -> None:
+        """Note what somebody else wrote to clusters that are in place.
+
+        Args:
+            pieces: Of a bit for each granule of :attr:`noted_bytes`, the lowest of a byte first:
+                the byte where each piece begins, and its bytes.
+        """
+        with self._lock:
+            if self._bitmaps is not None:
+                self._bitmaps.add(pieces)
 
     def write(self, offset: int, data: Any) -> None:
         """Write bytes to the disk.
@@ -179,17 +197,22 @@ class ActiveLayer:
 
         Raises:
             ValueError: If no disk of the file can have that size, or the layer is closed.
-            UnsupportedImageError: If the file is of version 2 and has internal snapshots.
+            UnsupportedImageError: If the file is of version 2 and has internal snapshots, or has
+                a bitmap that is out of date, or would be too large.
             ImageError: As in :meth:`write`. :attr:`size` is what it is then.
         """
         with self._lock:
             self._check_open()
             self._files.check()
-            self._clear_features()
+            self._announce()
+            if self._bitmaps is not None:
+                self._bitmaps.begin_resize(size)
             try:
                 resize(self._guest, size)
             finally:
                 self._image.become(self._guest.header)
+                if self._bitmaps is not None:
+                    self._bitmaps.resize()
 
     def empty(self) -> None:
         """Give up all that the file holds: what lies below is seen, and internal snapshots stay.
@@ -203,7 +226,7 @@ class ActiveLayer:
         with self._lock:
             self._check_open()
             self._files.check()
-            self._clear_features()
+            self._announce()
             empty(self._guest)
 
     def set_backing(self, name: str | None, backing_format: str | None) -> None:
@@ -233,7 +256,7 @@ class ActiveLayer:
                     "backing file",
                     path=path,
                 )
-            self._clear_features()
+            self._announce()
             set_backing(self._guest, raw, backing_format)
             header = self._guest.header
             self._guest.header = header._replace(backing_name=name, backing_format=backing_format)
@@ -263,7 +286,7 @@ class ActiveLayer:
             return self._image.words(start, count, granule)
 
     def finish(self, *, also_data: bool = False) -> None:
-        """Write all, and be written to no more; the files stay open until :meth:`close`.
+        """Write all, bitmaps included, and be written to no more; :meth:`close` closes the files.
 
         Args:
             also_data: As in :meth:`flush`.
@@ -271,6 +294,8 @@ class ActiveLayer:
         Raises:
             ValueError: If the layer is closed.
             ImageWriteError: As in :meth:`flush`; then it may be written to as before.
+            ImageError: If the bitmaps cannot be stored; likewise, and the file says that they
+                are in use.
         """
         with self._lock:
             self._check_open()
@@ -278,16 +303,19 @@ class ActiveLayer:
             if also_data:
                 self._files.note_data()
             self._guest.finish()
+            if self._bitmaps is not None:
+                self._bitmaps.store()
             self._end()
 
     def close(self, *, also_data: bool = False) -> None:
-        """Write all, and close the files; they are closed in any case.
+        """Write all, bitmaps included, and close the files; they are closed in any case.
 
         Args:
             also_data: As in :meth:`flush`.
 
         Raises:
             ImageWriteError: As in :meth:`flush`.
+            ImageError: If the bitmaps cannot be stored; then the file says that they are in use.
         """
         with self._lock:
             try:
@@ -322,19 +350,30 @@ class ActiveLayer:
             )
         self._files.check()
         if size:
-            self._clear_features()
+            self._announce()
+            if self._bitmaps is not None:
+                self._bitmaps.note(offset, offset + size)
         return size > 0
 
-    def _clear_features(self) -> None:
-        """Clear what others noted of a file that only they changed, as the format demands."""
+    def _announce(self) -> None:
+        """Have the file say that it is written to, before it is.
+
+        What others noted of a file that only they changed is cleared, as the format demands, and
+        bitmaps are marked as in use.
+        """
         if self._is_announced:
             return
         header = self._guest.header
-        kept = header.autoclear & AUTOCLEAR_RAW_DATA_FILE
+        if self._bitmaps is None:
+            self._bitmaps = DirtyBitmaps.of(self._guest)
+        known = AUTOCLEAR_RAW_DATA_FILE | (0 if self._bitmaps is None else AUTOCLEAR_BITMAPS)
+        kept = header.autoclear & known
         if kept != header.autoclear:
             self._files.write_header(kept.to_bytes(8, "big"), AUTOCLEAR_AT)
             self._guest.header = header._replace(autoclear=kept)
             self._image.become(self._guest.header)
+        if self._bitmaps is not None:
+            self._bitmaps.begin()
         self._is_announced = True
 
     def _entries(self, table: int, first: int, count: int) -> bytes | None:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 
 import numpy as np
 
+from hatchway.disk.bitmaps import (
+    ALL_ONES,
+    MAX_BITMAPS,
+    MAX_DIRECTORY_BYTES,
+    TABLE_RESERVED,
+    bitmap_at,
+)
 from hatchway.disk.checking.clusters import IS_FIXED, Clusters
 from hatchway.disk.checking.findings import Finding, Findings
 from hatchway.disk.checking.regions import disjoint
 from hatchway.disk.image import Image
 from hatchway.disk.words import OFFSET_MASK
 
-_ENTRY = struct.Struct(">QIIBBHI")
-_RESERVED = np.uint64(0xFF000000000001FE)
-_ALL_ONES = np.uint64(1)
+_RESERVED = np.uint64(TABLE_RESERVED)
+_ALL_ONES = np.uint64(ALL_ONES)
 _OFFSET = np.uint64(OFFSET_MASK)
-# QEMU's own bounds.
-_MAX_BITMAPS = 65535
-_MAX_DIRECTORY_BYTES = _MAX_BITMAPS * 1024
+# QEMU's own bound.
 _MAX_TABLE_BYTES = 1 << 30
 _PIECE_BYTES = 1 << 20
 
@@ -30,7 +33,7 @@ def refer(image: Image, clusters: Clusters, findings: Findings) -> None:
     if image.header.bitmaps is None:
         return
     number, num_bytes, offset = image.header.bitmaps
-    if number > _MAX_BITMAPS or num_bytes > _MAX_DIRECTORY_BYTES:
+    if number > MAX_BITMAPS or num_bytes > MAX_DIRECTORY_BYTES:
         said = f"the header names {number} bitmaps, with a directory of {num_bytes} bytes"
         findings.note(Finding("contradiction", said), hides_references=True)
         return
@@ -54,16 +57,13 @@ def _tables(
     """Where the table of each bitmap lies, and its bytes."""
     at, end = offset, offset + num_bytes
     for rank in range(number):
-        raw = image.file.read(_ENTRY.size, at)
-        if at + _ENTRY.size <= end and len(raw) == _ENTRY.size:
-            table, size, _, _, _, name_bytes, extra_bytes = _ENTRY.unpack(raw)
-            at += (_ENTRY.size + name_bytes + extra_bytes + 7) & ~7
-            if at <= end:
-                yield table, size * 8
-                continue
-        said = f"the directory of the bitmaps ends within entry {rank} of {number}"
-        findings.note(Finding("contradiction", said, at), hides_references=True)
-        return
+        bitmap = bitmap_at(image.file.read, at, end)
+        if bitmap is None:
+            said = f"the directory of the bitmaps ends within entry {rank} of {number}"
+            findings.note(Finding("contradiction", said, at), hides_references=True)
+            return
+        yield bitmap.table_offset, bitmap.table_size * 8
+        at = bitmap.end
     if at != end:
         said = f"the directory of the bitmaps has {end - at} bytes after its last entry"
         findings.note(Finding("contradiction", said, at))
