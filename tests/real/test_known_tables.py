@@ -38,7 +38,7 @@ class Damaged:
         qemu.io(self.path, ["write -P 1 0 4k", "write -P 1 2M 2M"])
         for name in ("one", "two"):
             qemu.img("snapshot", "-c", name * 30, self.path)
-        qemu.img("bitmap", "--add", self.path, "bits")
+        qemu.img("bitmap", "--add", "--disable", self.path, "bits")
         with Chain(self.path) as chain:
             image = chain.images[-1]
             assert image.header is not None
