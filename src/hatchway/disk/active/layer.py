@@ -308,14 +308,10 @@ class ActiveLayer:
             self._end()
 
     def close(self, *, also_data: bool = False) -> None:
-        """Write all, bitmaps included, and close the files; they are closed in any case.
-
-        Args:
-            also_data: As in :meth:`flush`.
+        """As :meth:`finish`, if that was not done; and close the files, in any case.
 
         Raises:
-            ImageWriteError: As in :meth:`flush`.
-            ImageError: If the bitmaps cannot be stored; then the file says that they are in use.
+            ImageError: As there.
         """
         with self._lock:
             try:
