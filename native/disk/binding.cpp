@@ -16,32 +16,34 @@
 namespace hatchway {
 
 void bind_server(nb::module_ &m);  // server_binding.cpp
+void bind_tables(nb::module_ &m);  // tables_binding.cpp
+
+std::unique_ptr<Layer> layer_of(const nb::tuple &fields) {
+    auto layer = std::make_unique<Layer>();
+    layer->fd = nb::cast<int>(fields[0]);
+    layer->data_fd = nb::cast<int>(fields[1]);
+    layer->size = nb::cast<std::uint64_t>(fields[2]);
+    layer->limit = nb::cast<std::uint64_t>(fields[3]);
+    layer->is_raw = fields.size() == 4;
+    if (!layer->is_raw) {
+        layer->cluster_bits = nb::cast<int>(fields[4]);
+        if (layer->cluster_bits < 9 || layer->cluster_bits > 21)
+            throw nb::value_error("cluster_bits must be from 9 to 21");
+        layer->l1_offset = nb::cast<std::uint64_t>(fields[5]);
+        layer->l1_size = nb::cast<std::uint64_t>(fields[6]);
+        layer->rules = {1ULL << layer->cluster_bits, nb::cast<bool>(fields[7]),
+                        nb::cast<bool>(fields[8]), nb::cast<bool>(fields[9])};
+    }
+    return layer;
+}
 
 namespace {
 
-constexpr int kAbiVersion = 1;
+constexpr int kAbiVersion = 2;
 
 Layers layers_of(const LayerTuples &described) {
     Layers layers;
-    for (nb::handle one : described) {
-        const auto fields = nb::cast<nb::tuple>(one);
-        auto layer = std::make_unique<Layer>();
-        layer->fd = nb::cast<int>(fields[0]);
-        layer->data_fd = nb::cast<int>(fields[1]);
-        layer->size = nb::cast<std::uint64_t>(fields[2]);
-        layer->limit = nb::cast<std::uint64_t>(fields[3]);
-        layer->is_raw = fields.size() == 4;
-        if (!layer->is_raw) {
-            layer->cluster_bits = nb::cast<int>(fields[4]);
-            if (layer->cluster_bits < 9 || layer->cluster_bits > 21)
-                throw nb::value_error("cluster_bits must be from 9 to 21");
-            layer->l1_offset = nb::cast<std::uint64_t>(fields[5]);
-            layer->l1_size = nb::cast<std::uint64_t>(fields[6]);
-            layer->rules = {1ULL << layer->cluster_bits, nb::cast<bool>(fields[7]),
-                            nb::cast<bool>(fields[8]), nb::cast<bool>(fields[9])};
-        }
-        layers.push_back(std::move(layer));
-    }
+    for (nb::handle one : described) layers.push_back(layer_of(nb::cast<nb::tuple>(one)));
     if (layers.empty() || layers.size() > UINT16_MAX)
         throw nb::value_error("a chain has from 1 to 65535 layers");
     return layers;
@@ -219,5 +221,6 @@ NB_MODULE(_native, m) {
         .def("close", &ChainKernel::close, "The files are closed after this.")
         .def("after_fork", [](ChainKernel &self) { self.chain().after_fork(); },
              "To be called in the child of a fork.");
+    hatchway::bind_tables(m);
     hatchway::bind_server(m);
 }

@@ -71,6 +71,29 @@ class ChainKernel:
     def after_fork(self) -> None:
         """To be called in the child of a fork."""
 
+class TableReader:
+    """The L2 entries of a file; see native/disk/tables.hpp."""
+
+    def __init__(self, layer: tuple[int, ...]) -> None: ...
+
+    @property
+    def is_open(self) -> bool:
+        """False where the file is left to Python."""
+
+    @property
+    def next_byte(self) -> int | None:
+        """From which guest offset on there is more; None at the end."""
+
+    def take(self, end: int) -> bytes | None:
+        """
+        The entries up to a guest offset, and the numbers of their clusters; None where the case is not the common one.
+        """
+
+    def paint(self, end: int, *, start: int, granule_bits: int, words: object, layers: object, is_painted: object, number: int) -> bytes | None:
+        """
+        As take; and what they say is in the arrays of leaves from a guest offset on.
+        """
+
 class NbdServer:
     """Serves chains over NBD; see native/disk/nbd/server.hpp."""
 

@@ -14,9 +14,9 @@ from hatchway.disk.image import Image
 from hatchway.disk.leaves import Leaf
 
 if TYPE_CHECKING:
-    from hatchway.disk._native import ChainKernel, NbdServer
+    from hatchway.disk._native import ChainKernel, NbdServer, TableReader
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 _MODULE: Any = load_kernels("disk", ABI_VERSION)
 
@@ -116,6 +116,14 @@ def open_files(paths: Sequence[str], *, locks: bool) -> list[tuple[int, Identity
         return None
     opened = _MODULE.open_files([os.fsencode(path) for path in paths], locks)
     return [(fd, Identity._make(fields)) for fd, *fields in opened]
+
+
+def table_reader(image: Image) -> TableReader | None:
+    """What takes the L2 entries of a qcow2 file in native code; None where Python is to do it."""
+    if _MODULE is None or image.layout is None or image.file.fd < 0:
+        return None
+    reader: TableReader = _MODULE.TableReader(_described(image, image.size))
+    return reader if reader.is_open else None
 
 
 def nbd_server_class() -> type[NbdServer]:
