@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "base/buffers.hpp"
 #include "chain_kernel.hpp"
@@ -163,13 +164,13 @@ void ChainKernel::put(std::uint64_t rank, nb::object words, nb::object layers) {
     chain_.put(rank, std::move(leaf));
 }
 
-void ChainKernel::update(std::uint64_t granule, nb::object words) {
-    const ReadableBuffer cells(words);
-    if (cells.nbytes() % sizeof(std::uint64_t) != 0)
-        throw nb::value_error("words have 8 bytes each");
-    chain_.update(granule, static_cast<const std::uint64_t *>(cells.data()),
-                  cells.nbytes() / sizeof(std::uint64_t),
-                  static_cast<std::uint16_t>(chain_.num_layers() - 1));
+bool ChainKernel::update(std::uint64_t start, nb::bytes entries) {
+    const std::size_t entry_bytes = chain_.top_entry_bytes();
+    if (entry_bytes == 0 || entries.size() % entry_bytes != 0)
+        throw nb::value_error("entries are whole ones, and of a qcow2 file");
+    std::vector<std::uint64_t> cells(entries.size() / sizeof(std::uint64_t));
+    std::memcpy(cells.data(), entries.c_str(), entries.size());
+    return chain_.update(start, cells.data(), entries.size() / entry_bytes);
 }
 
 }  // namespace hatchway
@@ -206,8 +207,9 @@ NB_MODULE(_native, m) {
              "Words and layers of a leaf, if it is there.")
         .def("put", &ChainKernel::put, nb::arg("rank"), nb::arg("words"), nb::arg("layers"),
              "Keep a leaf.")
-        .def("update", &ChainKernel::update, nb::arg("granule"), nb::arg("words"),
-             "Granules of leaves that are there lie in the highest file now.")
+        .def("update", &ChainKernel::update, nb::arg("start"), nb::arg("entries"),
+             "The highest file has these L2 entries of the guest clusters from an offset on now; "
+             "False where leaves that lie there are to be dropped.")
         .def("drop", [](ChainKernel &self, std::uint64_t first,
                         std::uint64_t end) { self.chain().drop(first, end); },
              nb::arg("first"), nb::arg("end"), "Forget leaves [first, end).")

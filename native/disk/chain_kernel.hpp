@@ -35,7 +35,7 @@ class ChainKernel {
     std::optional<LeafArrays> merged(std::uint64_t rank, std::size_t first, std::size_t end);
     std::optional<LeafArrays> leaf(std::uint64_t rank);
     void put(std::uint64_t rank, nb::object words, nb::object layers);
-    void update(std::uint64_t granule, nb::object words);
+    bool update(std::uint64_t start, nb::bytes entries);
     void resize(std::uint64_t size) {
         const nb::gil_scoped_release released;
         chain_.resize(size);

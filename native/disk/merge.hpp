@@ -74,7 +74,7 @@ class Merger {
             const std::uint64_t begin = (first + at) << layer.cluster_bits;
             for_each_piece(entry, bitmap, layer.rules,
                            [&](std::uint64_t within, std::uint64_t piece_bytes, std::uint64_t word) {
-                               add_piece(begin + within, piece_bytes, word);
+                               if (word != kHole) add_piece(begin + within, piece_bytes, word);
                            });
         }
         return true;

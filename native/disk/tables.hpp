@@ -140,7 +140,7 @@ class TableReader {
         const std::uint64_t begin = cluster << layer_->cluster_bits;
         for_each_piece(entry, bitmap, layer_->rules,
                        [&](std::uint64_t within, std::uint64_t bytes, std::uint64_t word) {
-                           canvas->put(begin + within, bytes, word, number);
+                           if (word != kHole) canvas->put(begin + within, bytes, word, number);
                        });
         return true;
     }

@@ -66,17 +66,17 @@ inline std::uint64_t word_of_subcluster(std::uint64_t entry, std::uint64_t bitma
     return kHole;
 }
 
-// Calls ``add(offset within the cluster, bytes, word)`` for what an entry says of a cluster, where
-// that is not a hole.
-template <class Add>
-void for_each_piece(std::uint64_t entry, std::uint64_t bitmap, const EntryRules &rules, Add add) {
+// Calls ``take(offset within the cluster, bytes, word)`` for what an entry says of each piece of a
+// cluster, holes included.
+template <class Take>
+void for_each_piece(std::uint64_t entry, std::uint64_t bitmap, const EntryRules &rules, Take take) {
     const bool whole = !rules.has_subclusters || (entry & kCompressedBit);
     const int pieces = whole ? 1 : kSubclusters;
     const std::uint64_t piece_bytes = rules.cluster_bytes / pieces;
     for (int piece = 0; piece < pieces; ++piece) {
         const std::uint64_t word = whole ? word_of_entry(entry, rules)
                                          : word_of_subcluster(entry, bitmap, piece, rules);
-        if (word != kHole) add(piece * piece_bytes, piece_bytes, word);
+        take(piece * piece_bytes, piece_bytes, word);
     }
 }
 

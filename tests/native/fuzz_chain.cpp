@@ -131,11 +131,30 @@ class Session {
         if (!is_whole) return;
         MUST_HOLD(std::equal(std::begin(kept.words), std::end(kept.words), apart->words));
         MUST_HOLD(std::equal(std::begin(kept.layers), std::end(kept.layers), apart->layers));
-        const std::uint64_t within = draws_.between(0, kLeafGranules - 1);
-        const auto top = static_cast<std::uint16_t>(chain_.num_layers() - 1);
-        if (apart->words[within] != 0 && apart->layers[within] == top)
-            chain_.update(rank * kLeafGranules + within, apart->words + within, 1, top);
+        update((rank * kLeafGranules + draws_.between(0, kLeafGranules - 1))
+               << chain_.granule_bits());
+        // An entry that says what is known already changes nothing.
+        Leaf again;
+        if (chain_.copy(rank, again)) {
+            MUST_HOLD(std::equal(std::begin(kept.words), std::end(kept.words), again.words));
+            MUST_HOLD(std::equal(std::begin(kept.layers), std::end(kept.layers), again.layers));
+        }
         chain_.put(rank, std::move(apart));
+    }
+
+    // As a writer tells of an entry of the highest file.
+    void update(std::uint64_t place) {
+        const ModelImage &top = *disk_.images.back();
+        if (top.is_raw || place >= top.size) return;
+        const std::uint64_t begin = place & ~(top.cluster_bytes() - 1);
+        bool is_known;
+        const std::uint64_t entry_at = top.entry_at(begin, is_known);
+        if (!is_known || entry_at == 0) return;
+        std::uint64_t raw[2];
+        const std::size_t entry_bytes = chain_.top_entry_bytes();
+        MUST_HOLD(pread(top.fd, raw, entry_bytes, static_cast<off_t>(entry_at)) ==
+                  static_cast<ssize_t>(entry_bytes));
+        chain_.update(begin, raw, 1);
     }
 
     // What one file says, painted over nothing, from the beginning of a cluster of any size on.

@@ -55,7 +55,9 @@ class Disk {
             layers.push_back(std::make_unique<Layer>());
             layers.back()->fd = layers.back()->data_fd = fd;
             layers.back()->size = layers.back()->limit = kNumGranules * kGranule;
-            layers.back()->is_raw = true;
+            layers.back()->is_raw = fd == base_;
+            layers.back()->cluster_bits = kGranuleBits;
+            layers.back()->rules = {kGranule, false, false, true};
         }
         chain = std::make_unique<Chain>(std::move(layers), kNumGranules * kGranule, kGranuleBits,
                                         std::make_shared<SharedLeaves>(kCacheBytes, kGranule),
@@ -93,8 +95,8 @@ class Disk {
         }
         put(top_, place, content_of(granule));
         places_[granule] = place;
-        const std::uint64_t word = word_of(kData, place);
-        chain->update(granule, &word, 1, 1);
+        const std::uint64_t entry = from_big_endian(kCopiedBit | place);
+        MUST_HOLD(chain->update(granule * kGranule, &entry, 1));
     }
 
     // What lies below is seen again, and the place holds something else at once.

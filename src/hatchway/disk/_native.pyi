@@ -47,8 +47,10 @@ class ChainKernel:
     def put(self, rank: int, words: object, layers: object) -> None:
         """Keep a leaf."""
 
-    def update(self, granule: int, words: object) -> None:
-        """Granules of leaves that are there lie in the highest file now."""
+    def update(self, start: int, entries: bytes) -> bool:
+        """
+        The highest file has these L2 entries of the guest clusters from an offset on now; False where leaves that lie there are to be dropped.
+        """
 
     def drop(self, first: int, end: int) -> None:
         """Forget leaves [first, end)."""

@@ -11,7 +11,6 @@ from typing import Any
 
 from hatchway.disk.active import ActiveLayer, open_to_write
 from hatchway.disk.active.storage import OpenFile
-from hatchway.disk.arrays import np
 from hatchway.disk.image import Image
 from hatchway.disk.kernel import KernelLeaves
 from hatchway.disk.leaves import LEAF_GRANULES, Leaves
@@ -89,6 +88,9 @@ class Writes:
             settle=leaves.settle,
             cache_bytes=cache_bytes,
         )
+        assert header is not None  # the active layer refuses raw files
+        self._cluster_bytes = header.cluster_size
+        self._entries_per_table = header.cluster_size // header.l2_entry_bytes
         _LIVING.add(self)
 
     def write(self, offset: int, data: Any) -> None:
@@ -150,18 +152,14 @@ class Writes:
             )
 
     def _changed(self, start: int, end: int) -> None:
-        """Have leaves say what the image says of a range now."""
-        granule, region = self._granule, LEAF_GRANULES * self._granule
-        for rank in range(start // region, -(-end // region)):
-            found = self._image.words(rank * region, LEAF_GRANULES, granule)
-            first = max(0, start - rank * region) // granule
-            stop = min(LEAF_GRANULES, -(-(end - rank * region) // granule))
-            words = None if found is None else found[first:stop]
-            if words is None or not words.all():
-                self._leaves.drop(rank, rank + 1)  # what lies below is seen again
-            else:
-                first_granule = rank * LEAF_GRANULES + first
-                self._leaves.update(first_granule, np.ascontiguousarray(words))
+        """Have leaves say what the file says now of guest clusters, which one L2 table has."""
+        size, per_table = self._cluster_bytes, self._entries_per_table
+        table, first = divmod(start // size, per_table)
+        entries = self._image.l2_entries(table, first, (end - start) // size)
+        if entries is None or not self._leaves.update(start, entries):
+            # What lies below is seen again.
+            region = LEAF_GRANULES * self._granule
+            self._leaves.drop(start // region, -(-end // region))
 
 
 _LIVING: weakref.WeakSet[Writes] = weakref.WeakSet()
