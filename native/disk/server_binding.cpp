@@ -116,6 +116,7 @@ class NbdServer {
         nb::dict counts;
         counts["num_clients"] = server_->num_clients();
         counts["num_connections"] = all.num_connections.load();
+        counts["num_refused"] = all.num_refused.load();
         counts["num_requests"] = all.num_requests.load();
         counts["num_handed_on"] = all.num_handed_on.load();
         counts["read_bytes"] = all.read_bytes.load();

@@ -25,14 +25,21 @@
 namespace hatchway::nbd {
 
 struct Statistics {
-    std::atomic<std::uint64_t> num_connections{0}, num_requests{0}, num_handed_on{0};
+    std::atomic<std::uint64_t> num_connections{0}, num_refused{0};
+    std::atomic<std::uint64_t> num_requests{0}, num_handed_on{0};
     std::atomic<std::uint64_t> read_bytes{0}, written_bytes{0};
 };
 
 class Connection {
   public:
-    Connection(Descriptor fd, const Exports &exports, Pool &pool, Statistics &statistics)
-        : socket_(std::move(fd)), exports_(exports), pool_(pool), statistics_(statistics) {}
+    // With a refusal the client is told so, and is not served.
+    Connection(Descriptor fd, const Exports &exports, Pool &pool, Statistics &statistics,
+               std::string refusal)
+        : socket_(std::move(fd)),
+          exports_(exports),
+          pool_(pool),
+          statistics_(statistics),
+          refusal_(std::move(refusal)) {}
 
     // Until the client is done, or gone; the pool has nothing of it any more.
     void run() {
@@ -50,15 +57,15 @@ class Connection {
     void abort() { socket_.shut(SHUT_RDWR); }
 
   private:
-    static constexpr int kHandshakePatienceS = 30;
+    static constexpr int kHandshakePatienceS = 30, kRefusalPatienceS = 5;
     static constexpr std::size_t kMostJobs = 128, kMostJobBytes = 64 << 20;
     static constexpr std::size_t kSendBytes = 256 << 10;
     static constexpr std::size_t kMostInPlace = 64 << 10;
 
     void converse() {
-        socket_.set_patience(kHandshakePatienceS);
+        socket_.set_patience(refusal_.empty() ? kHandshakePatienceS : kRefusalPatienceS);
         Terms terms;
-        if (!Handshake(socket_, exports_).run(terms)) return;
+        if (!Handshake(socket_, exports_, refusal_).run(terms)) return;
         socket_.set_patience(0);
         terms_ = terms;
         while (answer_next()) {
@@ -282,6 +289,7 @@ class Connection {
     const Exports &exports_;
     Pool &pool_;
     Statistics &statistics_;
+    std::string refusal_;
     Terms terms_;
     Output out_;
     InFlight in_flight_{kMostJobs, kMostJobBytes};

@@ -50,6 +50,7 @@ def serve(args: argparse.Namespace) -> int:
                 socket_path=socket_path,
                 address=address,
                 num_threads=args.threads,
+                max_connections=args.max_connections,
             ) as server,
         ):
             if args.run is not None:
