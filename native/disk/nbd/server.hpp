@@ -26,14 +26,17 @@
 #include "descriptor.hpp"
 #include "exports.hpp"
 #include "pool.hpp"
+#include "room.hpp"
 
 namespace hatchway::nbd {
 
 class Server {
   public:
-    Server(Exports exports, std::size_t num_threads, std::size_t most_connections)
+    Server(Exports exports, std::size_t num_threads, std::size_t most_connections,
+           RoomLimits limits = {})
         : exports_(std::move(exports)),
           most_connections_(most_connections),
+          room_(limits),
           wake_(eventfd(0, EFD_CLOEXEC)),
           pool_(num_threads) {
         if (wake_.get() < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
@@ -147,7 +150,7 @@ class Server {
             Client &client = added.front();
             client.is_served = is_served;
             client.connection = std::make_unique<Connection>(
-                std::move(fd), exports_, pool_, statistics_, is_served ? "" : refusal());
+                std::move(fd), exports_, pool_, room_, statistics_, is_served ? "" : refusal());
             client.thread = std::thread([this, &client] { serve(client); });
             clients_.splice(clients_.end(), added);
             counted.fetch_add(1, std::memory_order_relaxed);
@@ -170,6 +173,7 @@ class Server {
 
     Exports exports_;
     std::size_t most_connections_;
+    Room room_;
     Descriptor wake_;
     Statistics statistics_;
     std::thread accepting_;

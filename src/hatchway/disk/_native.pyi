@@ -99,7 +99,7 @@ class TableReader:
 class NbdServer:
     """Serves chains over NBD; see native/disk/nbd/server.hpp."""
 
-    def __init__(self, exports: list[tuple[str, ChainKernel, Any, bool]], *, num_threads: int, most_connections: int) -> None:
+    def __init__(self, exports: list[tuple[str, ChainKernel, Any, bool]], *, num_threads: int, most_connections: int, most_bytes: int, patience_s: float) -> None:
         """
         Exports are (name, kernel, backend, read_only); see Backend in nbd/exports.hpp.
         """

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 _NUM_THREADS = 16
 _MAX_CONNECTIONS = 256
 _PATIENCE_S = 5.0
+# Of all clients together, for requests and answers on their way; a client that keeps some of
+# that and takes nothing is ended if others wait for so long.
+_MOST_BYTES = 256 << 20
+_STUCK_S = 30.0
 
 
 class Server:
@@ -75,6 +79,8 @@ class Server:
             ],
             num_threads=num_threads,
             most_connections=max_connections,
+            most_bytes=_MOST_BYTES,
+            patience_s=_STUCK_S,
         )
         try:
             if socket_path is not None:
