@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hatchway.disk import Chain
+from hatchway.disk import Chain, kernel
 from hatchway.disk.active import create
 from hatchway.disk.leaves import LEAF_GRANULES, merged
 from tests.real import qemu
@@ -93,3 +93,16 @@ def test_leaves_follow_each_write(
                     said = merged(chain.images, rank * region, chain.granule_bytes)
                     assert bytes(known.words) == bytes(said.words), rank
                     assert bytes(known.layers) == bytes(said.layers), rank
+
+
+@pytest.mark.skipif(not kernel.is_built(), reason="native code is not built")
+def test_writes_go_to_their_place_without_a_lock_from_the_second_one_there_on(
+    tmp_path: Path,
+) -> None:
+    create(tmp_path / "one.qcow2", 1 << 20)
+    with Chain(tmp_path / "one.qcow2", writable=True) as chain:
+        chain.write_at(0, b"1" * 512)
+        chain.write_at(512, b"2" * 512)
+        assert chain._leaves.overwrite(1024, b"3" * 512)
+        assert not chain._leaves.overwrite(65536, b"4")  # no cluster is there
+        assert chain.read_at(0, 1536) == b"1" * 512 + b"2" * 512 + b"3" * 512

@@ -74,6 +74,7 @@ class Writes:
         self._leaves = leaves
         self._lock = lock
         self._pid = os.getpid()
+        self._has_changed = False
         self._image.snapshots()  # a file whose snapshots cannot be read is not written to
         header = self._image.header
         # In a file with snapshots a cluster may belong to several of them.
@@ -99,9 +100,13 @@ class Writes:
             return
         with self._lock:
             self._check_process()
+            self._has_changed = False
             self.layer.write(offset, data)
             # From the first write on nobody else's notes of the file are in the header.
             self._leaves.allow_overwriting(self._is_own)
+            if self._is_own and not self._has_changed:
+                # It was in place: the next one there is, without a lock.
+                self._leaves.load(offset // (LEAF_GRANULES * self._granule))
 
     def write_zeroes(self, offset: int, size: int, *, may_unmap: bool) -> None:
         """As :meth:`ActiveLayer.write_zeroes`."""
@@ -153,6 +158,7 @@ class Writes:
 
     def _changed(self, start: int, end: int) -> None:
         """Have leaves say what the file says now of guest clusters, which one L2 table has."""
+        self._has_changed = True
         size, per_table = self._cluster_bytes, self._entries_per_table
         table, first = divmod(start // size, per_table)
         entries = self._image.l2_entries(table, first, (end - start) // size)
