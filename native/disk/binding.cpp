@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "base/buffers.hpp"
 #include "chain_kernel.hpp"
@@ -16,32 +17,34 @@
 namespace hatchway {
 
 void bind_server(nb::module_ &m);  // server_binding.cpp
+void bind_tables(nb::module_ &m);  // tables_binding.cpp
+
+std::unique_ptr<Layer> layer_of(const nb::tuple &fields) {
+    auto layer = std::make_unique<Layer>();
+    layer->fd = nb::cast<int>(fields[0]);
+    layer->data_fd = nb::cast<int>(fields[1]);
+    layer->size = nb::cast<std::uint64_t>(fields[2]);
+    layer->limit = nb::cast<std::uint64_t>(fields[3]);
+    layer->is_raw = fields.size() == 4;
+    if (!layer->is_raw) {
+        layer->cluster_bits = nb::cast<int>(fields[4]);
+        if (layer->cluster_bits < 9 || layer->cluster_bits > 21)
+            throw nb::value_error("cluster_bits must be from 9 to 21");
+        layer->l1_offset = nb::cast<std::uint64_t>(fields[5]);
+        layer->l1_size = nb::cast<std::uint64_t>(fields[6]);
+        layer->rules = {1ULL << layer->cluster_bits, nb::cast<bool>(fields[7]),
+                        nb::cast<bool>(fields[8]), nb::cast<bool>(fields[9])};
+    }
+    return layer;
+}
 
 namespace {
 
-constexpr int kAbiVersion = 2;
+constexpr int kAbiVersion = 3;
 
 Layers layers_of(const LayerTuples &described) {
     Layers layers;
-    for (nb::handle one : described) {
-        const auto fields = nb::cast<nb::tuple>(one);
-        auto layer = std::make_shared<Layer>();
-        layer->fd = nb::cast<int>(fields[0]);
-        layer->data_fd = nb::cast<int>(fields[1]);
-        layer->size = nb::cast<std::uint64_t>(fields[2]);
-        layer->limit = nb::cast<std::uint64_t>(fields[3]);
-        layer->is_raw = fields.size() == 4;
-        if (!layer->is_raw) {
-            layer->cluster_bits = nb::cast<int>(fields[4]);
-            if (layer->cluster_bits < 9 || layer->cluster_bits > 21)
-                throw nb::value_error("cluster_bits must be from 9 to 21");
-            layer->l1_offset = nb::cast<std::uint64_t>(fields[5]);
-            layer->l1_size = nb::cast<std::uint64_t>(fields[6]);
-            layer->rules = {1ULL << layer->cluster_bits, nb::cast<bool>(fields[7]),
-                            nb::cast<bool>(fields[8]), nb::cast<bool>(fields[9])};
-        }
-        layers.push_back(std::move(layer));
-    }
+    for (nb::handle one : described) layers.push_back(layer_of(nb::cast<nb::tuple>(one)));
     if (layers.empty() || layers.size() > UINT16_MAX)
         throw nb::value_error("a chain has from 1 to 65535 layers");
     return layers;
@@ -175,13 +178,13 @@ void ChainKernel::put(std::uint64_t rank, nb::object words, nb::object layers) {
     chain_.put(rank, std::move(leaf));
 }
 
-void ChainKernel::update(std::uint64_t granule, nb::object words) {
-    const ReadableBuffer cells(words);
-    if (cells.nbytes() % sizeof(std::uint64_t) != 0)
-        throw nb::value_error("words have 8 bytes each");
-    chain_.update(granule, static_cast<const std::uint64_t *>(cells.data()),
-                  cells.nbytes() / sizeof(std::uint64_t),
-                  static_cast<std::uint16_t>(chain_.num_layers() - 1));
+bool ChainKernel::update(std::uint64_t start, nb::bytes entries) {
+    const std::size_t entry_bytes = chain_.top_entry_bytes();
+    if (entry_bytes == 0 || entries.size() % entry_bytes != 0)
+        throw nb::value_error("entries are whole ones, and of a qcow2 file");
+    std::vector<std::uint64_t> cells(entries.size() / sizeof(std::uint64_t));
+    std::memcpy(cells.data(), entries.c_str(), entries.size());
+    return chain_.update(start, cells.data(), entries.size() / entry_bytes);
 }
 
 void ChainKernel::replace_top(LayerTuples top) {
@@ -226,8 +229,9 @@ NB_MODULE(_native, m) {
              "Words and layers of a leaf, if it is there.")
         .def("put", &ChainKernel::put, nb::arg("rank"), nb::arg("words"), nb::arg("layers"),
              "Keep a leaf.")
-        .def("update", &ChainKernel::update, nb::arg("granule"), nb::arg("words"),
-             "Granules of leaves that are there lie in the highest file now.")
+        .def("update", &ChainKernel::update, nb::arg("start"), nb::arg("entries"),
+             "The highest file has these L2 entries of the guest clusters from an offset on now; "
+             "False where leaves that lie there are to be dropped.")
         .def("drop", [](ChainKernel &self, std::uint64_t first,
                         std::uint64_t end) { self.chain().drop(first, end); },
              nb::arg("first"), nb::arg("end"), "Forget leaves [first, end).")
@@ -250,5 +254,6 @@ NB_MODULE(_native, m) {
         .def("close", &ChainKernel::close, "The files are closed after this.")
         .def("after_fork", [](ChainKernel &self) { self.chain().after_fork(); },
              "To be called in the child of a fork.");
+    hatchway::bind_tables(m);
     hatchway::bind_server(m);
 }

@@ -61,6 +61,12 @@ class Chain {
         return least;
     }
 
+    // Of an L2 entry of the highest file; 0 of a raw one.
+    std::size_t top_entry_bytes() const {
+        const Layer &top = *layers().back();
+        return top.is_raw ? 0 : static_cast<std::size_t>(top.entry_bytes());
+    }
+
     // While a use lasts, what ``find`` says holds: descriptors stay open, clusters are not used
     // for something else, and the list of files stays where it is.
     Users::Use in_use() { return users_.enter(); }
@@ -90,16 +96,27 @@ class Chain {
     }
 
     void put(std::uint64_t rank, std::unique_ptr<Leaf> leaf) {
-        leaves_->locked([&](LeafCache &leaves) { leaves.put(rank, std::move(leaf)); });
+        auto kept = std::make_unique<KeptLeaf>(std::move(leaf), 1ULL << granule_bits_);
+        leaves_->locked([&](LeafCache &leaves) { leaves.put(rank, std::move(kept)); });
     }
 
-    // What a granule says from now on, if its leaf is there.
-    void update(std::uint64_t granule, const std::uint64_t *words, std::uint64_t count,
-                std::uint16_t layer) {
-        leaves_->locked([=](LeafCache &leaves) {
-            for (std::uint64_t at = 0; at < count; ++at)
-                leaves.update(granule + at, words[at], layer);
-        });
+    // The highest file says of guest clusters from ``start`` on what these L2 entries say now.
+    // False where what lies below is seen again: then the leaves there are to be dropped.
+    bool update(std::uint64_t start, const std::uint64_t *raw, std::uint64_t count) {
+        const Layer &top = *layers().back();
+        const int width = top.entry_bytes() / 8;
+        for (; count-- > 0; start += top.rules.cluster_bytes, raw += width) {
+            const std::uint64_t entry = from_big_endian(raw[0]);
+            const std::uint64_t bitmap = width == 2 ? from_big_endian(raw[1]) : 0;
+            if (is_wrong(entry, bitmap, top.rules)) return false;
+            bool is_known = true;
+            for_each_piece(entry, bitmap, top.rules,
+                           [&](std::uint64_t at, std::uint64_t bytes, std::uint64_t word) {
+                               is_known = update_piece(start + at, bytes, word) && is_known;
+                           });
+            if (!is_known) return false;
+        }
+        return true;
     }
 
     void drop(std::uint64_t first, std::uint64_t end) {
@@ -225,6 +242,26 @@ class Chain {
 
   private:
     const Layers &layers() const { return *layers_.load(); }
+
+    // A leaf at a time, so that nobody waits long for the lock. False where a hole is where the
+    // highest file had something, so that nothing is known any more.
+    bool update_piece(std::uint64_t begin, std::uint64_t bytes, std::uint64_t word) {
+        const auto top = static_cast<std::uint16_t>(layers().size() - 1);
+        std::uint64_t granule = begin >> granule_bits_, left = bytes >> granule_bits_;
+        while (left > 0) {
+            const std::uint64_t count = std::min(left, kLeafGranules - granule % kLeafGranules);
+            const bool is_known = leaves_->locked([=](LeafCache &leaves) {
+                if (word == kHole) return !leaves.has(granule, count, top);
+                leaves.update(granule, count, word, top);
+                return true;
+            });
+            if (!is_known) return false;
+            if (kind_of(word) == kData) word += count << granule_bits_;
+            granule += count;
+            left -= count;
+        }
+        return true;
+    }
 
     void run_of(const KeptLeaf &leaf, std::uint64_t start, std::uint64_t end, Run &run) const {
         const std::uint64_t granule = start >> granule_bits_;

@@ -5,6 +5,7 @@
 #include <nanobind/nanobind.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 
 #include "chain.hpp"
@@ -15,10 +16,13 @@ namespace nb = nanobind;
 
 // (fd, data_fd, size, limit) of a raw file; of a qcow2 file also (cluster_bits, l1_offset,
 // l1_size, has_subclusters, has_data_file, has_zeros).
-using LayerTuples = nb::typed<nb::list, nb::typed<nb::tuple, int, nb::ellipsis>>;
+using LayerTuple = nb::typed<nb::tuple, int, nb::ellipsis>;
+using LayerTuples = nb::typed<nb::list, LayerTuple>;
 using LeafArrays = nb::typed<nb::tuple, nb::bytes, nb::bytes>;
 using NotedPieces = nb::typed<nb::list, nb::typed<nb::tuple, int, nb::bytes>>;
 using MaybeBytes = nb::typed<nb::object, std::optional<nb::bytes>>;
+
+std::unique_ptr<Layer> layer_of(const nb::tuple &fields);  // binding.cpp
 
 class ChainKernel {
   public:
@@ -33,7 +37,7 @@ class ChainKernel {
     std::optional<LeafArrays> merged(std::uint64_t rank, std::size_t first, std::size_t end);
     std::optional<LeafArrays> leaf(std::uint64_t rank);
     void put(std::uint64_t rank, nb::object words, nb::object layers);
-    void update(std::uint64_t granule, nb::object words);
+    bool update(std::uint64_t start, nb::bytes entries);
     void resize(std::uint64_t size) {
         const nb::gil_scoped_release released;
         chain_.resize(size);

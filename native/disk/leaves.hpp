@@ -4,7 +4,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <deque>
+#include <iterator>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -148,50 +149,77 @@ class LeafCache {
 
     const KeptLeaf *find(std::uint64_t rank) { return find_kept(rank); }
 
-    void put(std::uint64_t rank, std::unique_ptr<Leaf> leaf) {
+    void put(std::uint64_t rank, std::unique_ptr<KeptLeaf> leaf) {
         drop(rank, rank + 1);
-        auto kept = std::make_unique<KeptLeaf>(std::move(leaf), granule_bytes_);
-        const std::size_t num_bytes = kept->num_bytes();
+        const std::size_t num_bytes = leaf->num_bytes();
         while (num_bytes_ + num_bytes > most_bytes_ && !leaves_.empty()) evict();
-        turns_.push_back(rank);  // without memory for the leaf it is a turn of none
-        leaves_.emplace(rank, std::move(kept));
+        Turns turn{rank};
+        leaves_.emplace(rank, Place{std::move(leaf), turn.begin()});
+        turns_.splice(turns_.end(), turn);
         num_bytes_ += num_bytes;
     }
 
-    // Changes one granule of a leaf that is there.
-    void update(std::uint64_t granule, std::uint64_t word, std::uint16_t layer) {
+    // Whether a file is known to say something of granules that lie in one leaf.
+    bool has(std::uint64_t granule, std::uint64_t count, std::uint16_t layer) {
+        const KeptLeaf *kept = find_kept(granule >> kLeafBits);
+        if (kept == nullptr) return false;
+        const std::uint64_t first = granule % kLeafGranules;
+        for (std::uint64_t rank = first; rank < first + count;) {
+            const Piece piece = kept->piece_at(static_cast<std::uint16_t>(rank));
+            if (piece.layer == layer && kind_of(piece.word) != kHole) return true;
+            rank = piece.end;
+        }
+        return false;
+    }
+
+    // Changes granules that lie in one leaf, if that is there.
+    void update(std::uint64_t granule, std::uint64_t count, std::uint64_t word,
+                std::uint16_t layer) {
         KeptLeaf *kept = find_kept(granule >> kLeafBits);
         if (kept == nullptr) return;
         num_bytes_ -= kept->num_bytes();
         Leaf &leaf = kept->opened();
         num_bytes_ += kept->num_bytes();
-        leaf.words[granule % kLeafGranules] = word;
-        leaf.layers[granule % kLeafGranules] = layer;
+        for (std::uint64_t rank = granule % kLeafGranules; count-- > 0; ++rank) {
+            leaf.words[rank] = word;
+            leaf.layers[rank] = layer;
+            word = following(word, granule_bytes_);
+        }
         if (num_bytes_ <= most_bytes_) return;
         forget_last();
         while (num_bytes_ > most_bytes_ && leaves_.size() > 1) evict();
     }
 
+    // In time in proportion to the leaves that it names, or to those that there are.
     void drop(std::uint64_t first, std::uint64_t end) {
         forget_last();
-        if (end - first == 1 && leaves_.find(first) == leaves_.end()) return;
-        std::erase_if(leaves_, [=, this](const auto &one) {
-            if (one.first < first || one.first >= end) return false;
-            num_bytes_ -= one.second->num_bytes();
-            return true;
-        });
-        std::erase_if(turns_, [=](std::uint64_t rank) { return first <= rank && rank < end; });
+        if (end - first > leaves_.size()) {
+            for (auto at = leaves_.begin(); at != leaves_.end();)
+                at = first <= at->first && at->first < end ? erase(at) : std::next(at);
+            return;
+        }
+        for (std::uint64_t rank = first; rank < end; ++rank) {
+            const auto found = leaves_.find(rank);
+            if (found != leaves_.end()) erase(found);
+        }
     }
 
     std::size_t num_bytes() const { return num_bytes_; }
 
   private:
+    using Turns = std::list<std::uint64_t>;
+    struct Place {
+        std::unique_ptr<KeptLeaf> leaf;
+        Turns::iterator turn;
+    };
+    using Places = std::unordered_map<std::uint64_t, Place>;
+
     KeptLeaf *find_kept(std::uint64_t rank) {
         if (rank == last_rank_) return last_;
         const auto found = leaves_.find(rank);
         if (found == leaves_.end()) return nullptr;
         last_rank_ = rank;
-        last_ = found->second.get();
+        last_ = found->second.leaf.get();
         last_->is_recent = true;
         return last_;
     }
@@ -201,25 +229,25 @@ class LeafCache {
         last_ = nullptr;
     }
 
+    Places::iterator erase(Places::iterator place) {
+        num_bytes_ -= place->second.leaf->num_bytes();
+        turns_.erase(place->second.turn);
+        return leaves_.erase(place);
+    }
+
     void evict() {
-        while (true) {
-            const std::uint64_t rank = turns_.front();
-            turns_.pop_front();
-            const auto found = leaves_.find(rank);
-            if (found == leaves_.end()) continue;
-            if (!std::exchange(found->second->is_recent, false)) {
-                num_bytes_ -= found->second->num_bytes();
-                leaves_.erase(found);
-                return;
-            }
-            turns_.push_back(rank);
+        auto found = leaves_.find(turns_.front());
+        while (std::exchange(found->second.leaf->is_recent, false)) {
+            turns_.splice(turns_.end(), turns_, turns_.begin());
+            found = leaves_.find(turns_.front());
         }
+        erase(found);
     }
 
     std::size_t most_bytes_, num_bytes_ = 0;
     std::uint64_t granule_bytes_;
-    std::unordered_map<std::uint64_t, std::unique_ptr<KeptLeaf>> leaves_;
-    std::deque<std::uint64_t> turns_;
+    Places leaves_;
+    Turns turns_;  // of each leaf that there is
     std::uint64_t last_rank_ = UINT64_MAX;
     KeptLeaf *last_ = nullptr;
 };

@@ -71,23 +71,13 @@ class Merger {
             const std::uint64_t entry = from_big_endian(raw);
             const std::uint64_t bitmap = from_big_endian(raw_bitmap);
             if (is_wrong(entry, bitmap, layer.rules)) return false;
-            add_cluster(layer, first + at, entry, bitmap);
+            const std::uint64_t begin = (first + at) << layer.cluster_bits;
+            for_each_piece(entry, bitmap, layer.rules,
+                           [&](std::uint64_t within, std::uint64_t piece_bytes, std::uint64_t word) {
+                               if (word != kHole) add_piece(begin + within, piece_bytes, word);
+                           });
         }
         return true;
-    }
-
-    void add_cluster(const Layer &layer, std::uint64_t cluster, std::uint64_t entry,
-                     std::uint64_t bitmap) {
-        const bool whole = !layer.rules.has_subclusters || (entry & kCompressedBit);
-        const int pieces = whole ? 1 : kSubclusters;
-        const std::uint64_t piece_bytes = layer.rules.cluster_bytes / pieces;
-        const std::uint64_t begin = cluster << layer.cluster_bits;
-        for (int piece = 0; piece < pieces; ++piece) {
-            const std::uint64_t word = whole
-                                           ? word_of_entry(entry, layer.rules)
-                                           : word_of_subcluster(entry, bitmap, piece, layer.rules);
-            if (word != 0) add_piece(begin + piece * piece_bytes, piece_bytes, word);
-        }
     }
 
     // A piece may begin before the region, or end after it.

@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -84,7 +86,7 @@ using Counts = nb::typed<nb::dict, nb::str, int>;
 class NbdServer {
   public:
     NbdServer(nb::typed<nb::list, ExportTuple> exports, std::size_t num_threads,
-              std::size_t most_connections) {
+              std::size_t most_connections, std::size_t most_bytes, double patience_s) {
         nbd::Exports offered;
         for (nb::handle one : exports) {
             const auto fields = nb::cast<nb::tuple>(one);
@@ -95,7 +97,11 @@ class NbdServer {
                 nb::cast<std::string>(fields[0]), nb::cast<bool>(fields[3]),
                 nb::cast<ChainKernel &>(fields[1]).chain(), *backends_.back()});
         }
-        server_ = std::make_unique<nbd::Server>(std::move(offered), num_threads, most_connections);
+        nbd::RoomLimits limits;
+        limits.shared_bytes = most_bytes;
+        limits.patience = std::chrono::milliseconds(static_cast<std::int64_t>(patience_s * 1e3));
+        server_ = std::make_unique<nbd::Server>(std::move(offered), num_threads, most_connections,
+                                                limits);
     }
     ~NbdServer() {
         if (getpid() != pid_) {
@@ -116,6 +122,7 @@ class NbdServer {
         nb::dict counts;
         counts["num_clients"] = server_->num_clients();
         counts["num_connections"] = all.num_connections.load();
+        counts["num_refused"] = all.num_refused.load();
         counts["num_requests"] = all.num_requests.load();
         counts["num_handed_on"] = all.num_handed_on.load();
         counts["read_bytes"] = all.read_bytes.load();
@@ -134,9 +141,10 @@ class NbdServer {
 
 void bind_server(nb::module_ &m) {
     nb::class_<NbdServer>(m, "NbdServer", "Serves chains over NBD; see native/disk/nbd/server.hpp.")
-        .def(nb::init<nb::typed<nb::list, ExportTuple>, std::size_t, std::size_t>(),
+        .def(nb::init<nb::typed<nb::list, ExportTuple>, std::size_t, std::size_t, std::size_t,
+                      double>(),
              nb::arg("exports"), nb::kw_only(), nb::arg("num_threads"),
-             nb::arg("most_connections"),
+             nb::arg("most_connections"), nb::arg("most_bytes"), nb::arg("patience_s"),
              "Exports are (name, kernel, backend, read_only); see Backend in nbd/exports.hpp.")
         .def("start", &NbdServer::start, nb::arg("listening"),
              "Take clients from sockets that listen, which stay the caller's.")

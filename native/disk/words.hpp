@@ -23,6 +23,11 @@ inline std::uint64_t from_big_endian(std::uint64_t value) {
     return value;
 }
 
+inline std::uint64_t to_little_endian(std::uint64_t value) {
+    if constexpr (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__) return __builtin_bswap64(value);
+    return value;
+}
+
 // How the file of an entry is to be read.
 struct EntryRules {
     std::uint64_t cluster_bytes;
@@ -59,6 +64,20 @@ inline std::uint64_t word_of_subcluster(std::uint64_t entry, std::uint64_t bitma
     if (bitmap >> rank & 1)
         return word_of(kData, (entry & kOffsetMask) + rank * (rules.cluster_bytes / kSubclusters));
     return kHole;
+}
+
+// Calls ``take(offset within the cluster, bytes, word)`` for what an entry says of each piece of a
+// cluster, holes included.
+template <class Take>
+void for_each_piece(std::uint64_t entry, std::uint64_t bitmap, const EntryRules &rules, Take take) {
+    const bool whole = !rules.has_subclusters || (entry & kCompressedBit);
+    const int pieces = whole ? 1 : kSubclusters;
+    const std::uint64_t piece_bytes = rules.cluster_bytes / pieces;
+    for (int piece = 0; piece < pieces; ++piece) {
+        const std::uint64_t word = whole ? word_of_entry(entry, rules)
+                                         : word_of_subcluster(entry, bitmap, piece, rules);
+        take(piece * piece_bytes, piece_bytes, word);
+    }
 }
 
 }  // namespace hatchway

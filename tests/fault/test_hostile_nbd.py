@@ -147,6 +147,10 @@ def test_a_client_is_refused_when_there_are_too_many(path: Path) -> None:
     with contextlib.ExitStack() as opened:
         for _ in range(256):
             opened.enter_context(greeted(path))
+        # Some are told why, and not even that is done for any number of them.
+        for _ in range(16):
+            told = opened.enter_context(greeted(path))
+            told.send(nbd.OPTION.pack(0x49484156454F5054, nbd.LIST, 1))
         with pytest.raises((EOFError, ConnectionError)):
             greeted(path)
         opened.pop_all().close()

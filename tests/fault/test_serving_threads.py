@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from hatchway.disk import Chain, Server
+from hatchway.disk import server as serving
 from tests.real import nbd, qemu
 
 pytestmark = [
@@ -253,3 +254,57 @@ def test_a_client_that_takes_no_answers_does_not_keep_others_waiting(tmp_path: P
         # They are there when they are taken.
         for _ in range(20):
             assert silent.chunk()[2][8:] == content[:MIB]
+
+
+def asked_and_not_taken(path: Path) -> nbd.Client:
+    """A client that asked for three answers of 1 MiB, of which the first one has begun."""
+    client = nbd.Client(path)
+    client.go()
+    for cookie in range(3):
+        client.send(client.request(nbd.READ, 0, MIB, cookie=cookie))
+    client.take(20)
+    return client
+
+
+def test_a_client_that_takes_no_answers_leaves_room_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "_MOST_BYTES", MIB)
+    content = b"".join(bytes([rank]) * 65536 for rank in range(32))
+    base = qemu.raw(tmp_path / "base.raw", content)
+    top = tmp_path / "top.qcow2"
+    qemu.img("convert", "-c", "-O", "qcow2", base, top)  # compressed: left to the pool
+    path = tmp_path / "s.sock"
+    with (
+        Chain(top) as chain,
+        Server(chain, socket_path=path),
+        asked_and_not_taken(path) as silent,
+        nbd.Client(path) as other,
+    ):
+        other.go()
+        for at in range(0, 2 * MIB, MIB // 4):
+            assert other.read(at, MIB // 4) == content[at : at + MIB // 4]
+        # They are there when they are taken.
+        assert silent.take(8 + MIB)[8:] == content[:MIB]
+        for _ in range(2):
+            assert silent.chunk()[2][8:] == content[:MIB]
+
+
+def test_a_client_that_takes_no_answers_is_ended_when_there_is_no_room_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "_MOST_BYTES", MIB)
+    monkeypatch.setattr(serving, "_STUCK_S", 0.1)
+    content = drawn().randbytes(2 * MIB)
+    (tmp_path / "one.raw").write_bytes(content)
+    path = tmp_path / "s.sock"
+    with (
+        Chain(tmp_path / "one.raw") as chain,
+        Server(chain, socket_path=path),
+        asked_and_not_taken(path) as silent,
+        nbd.Client(path) as other,
+    ):
+        other.go()
+        assert other.read(MIB, MIB) == content[MIB:]
+        with pytest.raises((EOFError, ConnectionError)):
+            silent.take(3 * MIB)

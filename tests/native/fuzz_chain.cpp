@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "disk/chain.hpp"
+#include "disk/tables.hpp"
 #include "draws.hpp"
 #include "model.hpp"
 
@@ -119,6 +120,8 @@ class Session {
 
     // A leaf that is merged apart is the one that is kept, and may be put back.
     void look(std::uint64_t rank) {
+        for (const auto &image : disk_.images)
+            if (!image->is_raw) paint(*image, rank * kLeafGranules << chain_.granule_bits());
         const auto use = chain_.in_use();
         auto apart = std::make_unique<Leaf>();
         const bool is_whole = chain_.merged(rank, 0, UINT64_MAX, *apart);
@@ -128,11 +131,60 @@ class Session {
         if (!is_whole) return;
         MUST_HOLD(std::equal(std::begin(kept.words), std::end(kept.words), apart->words));
         MUST_HOLD(std::equal(std::begin(kept.layers), std::end(kept.layers), apart->layers));
-        const std::uint64_t within = draws_.between(0, kLeafGranules - 1);
-        const auto top = static_cast<std::uint16_t>(chain_.num_layers() - 1);
-        if (apart->words[within] != 0 && apart->layers[within] == top)
-            chain_.update(rank * kLeafGranules + within, apart->words + within, 1, top);
+        update((rank * kLeafGranules + draws_.between(0, kLeafGranules - 1))
+               << chain_.granule_bits());
+        // An entry that says what is known already changes nothing.
+        Leaf again;
+        if (chain_.copy(rank, again)) {
+            MUST_HOLD(std::equal(std::begin(kept.words), std::end(kept.words), again.words));
+            MUST_HOLD(std::equal(std::begin(kept.layers), std::end(kept.layers), again.layers));
+        }
         chain_.put(rank, std::move(apart));
+    }
+
+    // As a writer tells of an entry of the highest file.
+    void update(std::uint64_t place) {
+        const ModelImage &top = *disk_.images.back();
+        if (top.is_raw || place >= top.size) return;
+        const std::uint64_t begin = place & ~(top.cluster_bytes() - 1);
+        bool is_known;
+        const std::uint64_t entry_at = top.entry_at(begin, is_known);
+        if (!is_known || entry_at == 0) return;
+        std::uint64_t raw[2];
+        const std::size_t entry_bytes = chain_.top_entry_bytes();
+        MUST_HOLD(pread(top.fd, raw, entry_bytes, static_cast<off_t>(entry_at)) ==
+                  static_cast<ssize_t>(entry_bytes));
+        chain_.update(begin, raw, 1);
+    }
+
+    // What one file says, painted over nothing, from the beginning of a cluster of any size on.
+    void paint(const ModelImage &image, std::uint64_t place) {
+        constexpr std::uint64_t kNumLeaves = 8, kGranules = kNumLeaves * kLeafGranules;
+        TableReader reader(image.as_layer(UINT64_MAX));
+        const std::uint64_t start = place >> 21 << 21;
+        const int granule_bits = chain_.granule_bits(), cluster_bits = image.cluster_bits;
+        std::vector<std::uint64_t> taken, words(kGranules);
+        std::vector<std::uint16_t> layers(kGranules);
+        bool is_painted[kNumLeaves] = {};
+        Canvas canvas{start, granule_bits, kGranules, words.data(), layers.data(), is_painted};
+        const std::uint64_t end = start + (kGranules << granule_bits);
+        if (!reader.open() || !reader.take(start >> cluster_bits, taken, nullptr, 7)) return;
+        MUST_HOLD(reader.next() == TableReader::kNone || reader.next() >= start >> cluster_bits);
+        taken.clear();
+        if (!reader.take(end >> cluster_bits, taken, &canvas, 7)) return;
+        MUST_HOLD(reader.next() == TableReader::kNone || reader.next() >= end >> cluster_bits);
+        for (std::uint64_t rank = 0; rank < kGranules; ++rank) {
+            const std::uint64_t guest = start + (rank << granule_bits);
+            if (guest >= image.size) break;
+            const Said said = image.said_of(guest);
+            const std::uint64_t kind = kind_of(words[rank]);
+            MUST_HOLD((kind == kHole) == (said.what == Said::nothing));
+            MUST_HOLD((kind == kZero) == (said.what == Said::zeros));
+            MUST_HOLD((kind == kData) == (said.what == Said::data));
+            MUST_HOLD(kind != kData || value_of(words[rank]) == said.at);
+            MUST_HOLD(layers[rank] == (kind == kHole ? 0 : 7));
+            MUST_HOLD(kind == kHole || is_painted[rank / kLeafGranules]);
+        }
     }
 
     void resize() {

@@ -29,7 +29,8 @@ std::string told(std::string_view said, Exports &exports) {
     MUST_HOLD(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
     Statistics statistics;
     Pool pool(kNumThreads);
-    Connection connection(Descriptor(ends[0]), exports, pool, statistics);
+    Room room({.shared_bytes = 1 << 20, .own_bytes = 1 << 10});
+    Connection connection(Descriptor(ends[0]), exports, pool, room, statistics, "");
     const Descriptor ours(ends[1]);
     std::thread serving([&] { connection.run(); });
     std::string heard;

@@ -42,7 +42,7 @@ Content content_of(std::uint64_t granule, std::uint64_t nonce = 0) {
     return content;
 }
 
-// Two raw files, and tables as Python would have them; the lower file holds each granule.
+// A raw file below one with tables, and tables as Python would have them; the lower file holds each granule.
 class Disk {
   public:
     Disk() {
@@ -55,7 +55,7 @@ class Disk {
             put(base_, granule * kGranule, content_of(granule));
         Layers layers;
         for (const int fd : {base_, seen_})
-            layers.push_back(layer_of(fd, kNumGranules * kGranule));
+            layers.push_back(layer_of(fd, kNumGranules * kGranule, fd == base_));
         chain = std::make_unique<Chain>(std::move(layers), kNumGranules * kGranule, kGranuleBits,
                                         std::make_shared<SharedLeaves>(kCacheBytes, kGranule),
                                         false);
@@ -91,8 +91,8 @@ class Disk {
         }
         put(top_, place, content_of(granule));
         places_[granule] = place;
-        const std::uint64_t word = word_of(kData, place);
-        chain->update(granule, &word, 1, 1);
+        const std::uint64_t entry = from_big_endian(kCopiedBit | place);
+        MUST_HOLD(chain->update(granule * kGranule, &entry, 1));
     }
 
     // What lies below is seen again, and the place holds something else at once.
@@ -121,7 +121,7 @@ class Disk {
         const std::lock_guard guard(lock);
         const int before = std::exchange(seen_, dup(top_));
         Layers top;
-        top.push_back(layer_of(seen_, chain->size()));
+        top.push_back(layer_of(seen_, chain->size(), false));
         chain->allow_overwriting(false);
         chain->settle();
         chain->replace_top(std::move(top));
@@ -153,11 +153,13 @@ class Disk {
     std::array<std::atomic<bool>, kNumGranules> overwritten{};
 
   private:
-    static std::shared_ptr<Layer> layer_of(int fd, std::uint64_t size) {
+    static std::shared_ptr<Layer> layer_of(int fd, std::uint64_t size, bool is_raw) {
         auto layer = std::make_shared<Layer>();
         layer->fd = layer->data_fd = fd;
         layer->size = layer->limit = size;
-        layer->is_raw = true;
+        layer->is_raw = is_raw;
+        layer->cluster_bits = kGranuleBits;
+        layer->rules = {kGranule, false, false, true};
         return layer;
     }
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import random
 import tempfile
 import time
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hatchway.disk import Chain
+from hatchway.disk import Chain, ImageError, kernel
+from hatchway.disk.files import Descriptors
+from hatchway.disk.image import Image
 from hatchway.disk.index import StoredIndex, build, building
 from hatchway.disk.index.blocks import FIRST_BLOCK, newest_slot
+from hatchway.disk.index.tables import Canvas, Tables
 from hatchway.disk.leaves import LEAF_GRANULES
 from tests.images import CLUSTER, write_chain, write_image
 from tests.real.indexed import num_indexed
@@ -67,6 +72,50 @@ def test_an_index_says_what_the_files_say(
                 path.with_name(path.name + ".hatchway-index").unlink(missing_ok=True)
         for path in paths[1:]:
             num_indexed(path)
+
+
+def taken(path: Path, ends: list[int]) -> list[object]:
+    """What is known of a file's tables after each step; or the error that ends that."""
+    found: list[object] = []
+    leaves = NUM_CLUSTERS // LEAF_GRANULES + 1
+    words = np.zeros((leaves, LEAF_GRANULES), np.uint64)
+    canvas = Canvas(0, CLUSTER, words, words.astype(np.uint16), np.zeros(leaves, np.bool_))
+    image = Image(path, Descriptors())
+    try:
+        tables = Tables(image)
+        for end in [*sorted(ends), leaves * LEAF_GRANULES]:
+            tables.take(end * CLUSTER, canvas, 3)
+            found.append(tables.next_byte)
+        found += [tables.digest(), *(array.tobytes() for array in canvas[2:])]
+    except ImageError as error:
+        found.append(str(error))
+    finally:
+        image.close()
+    return found
+
+
+@pytest.mark.skipif(not kernel.is_built(), reason="native code is not built")
+@settings(deadline=None, max_examples=150)
+@given(
+    layer=LAYERS,
+    ends=st.lists(st.integers(0, NUM_CLUSTERS), max_size=3),
+    damaged=st.none() | st.integers(0, 2**32),
+)
+def test_native_code_takes_of_tables_what_python_takes(
+    layer: dict[int, int], ends: list[int], damaged: int | None
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "one.qcow2"
+        write_image(path, layer, NUM_CLUSTERS, None)
+        if damaged is not None:
+            draw = random.Random(damaged)
+            content = bytearray(path.read_bytes())
+            l1_table, tables, end = 3 * CLUSTER, 4 * CLUSTER, len(content)
+            content[draw.randrange(l1_table, end)] ^= 1 << draw.randrange(8)
+            path.write_bytes(content[: draw.choice([end, draw.randint(tables, end)])])
+        natively = taken(path, ends)
+        with mock.patch.object(kernel, "_MODULE", None):
+            assert taken(path, ends) == natively
 
 
 @settings(deadline=None, max_examples=300)

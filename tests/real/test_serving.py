@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -300,6 +301,51 @@ def test_arguments_that_make_no_sense_are_named(top: Path) -> None:
             Server(chain)
         with pytest.raises(ValueError, match="num_threads must be at least 1, not 0"):
             Server(chain, address=("127.0.0.1", 0), num_threads=0)
+        with pytest.raises(ValueError, match="max_connections must be at least 1, not 0"):
+            Server(chain, address=("127.0.0.1", 0), max_connections=0)
+
+
+def test_a_client_beyond_the_limit_is_told_so(top: Path, tmp_path: Path) -> None:
+    path = tmp_path / "limited.sock"
+    with (
+        Chain(top) as chain,
+        Server(chain, socket_path=path, max_connections=2) as server,
+        nbd.Client(path) as first,
+        nbd.Client(path) as second,
+    ):
+        first.go()
+        second.go()
+        with nbd.Client(path) as third:
+            third.greet()
+            ((kind, message),) = third.option(nbd.GO, nbd.counted("") + bytes(2))
+        assert kind == nbd.POLICY
+        assert b"has 2 connections already" in message
+        assert first.read(0, 1) == second.read(0, 1)
+        counts = server.statistics()
+        assert [counts[name] for name in ("num_clients", "num_refused")] == [2, 1]
+
+
+def test_a_dead_host_at_the_other_end_is_noticed(top: Path) -> None:
+    with Chain(top) as chain, Server(chain, address=("127.0.0.1", 0)) as server:
+        (listening,) = server._listening
+        with socket.create_connection(listening.socket.getsockname()) as client:
+            client.recv(1)
+            with connected_to(client.getsockname()) as accepted:
+                assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 120_000
+
+
+def connected_to(address: tuple[str, int]) -> socket.socket:
+    """A socket of this process, once more, whose other end has an address."""
+    for name in os.listdir("/proc/self/fd"):
+        path = Path("/proc/self/fd", name)
+        if path.is_symlink() and os.readlink(path).startswith("socket:"):
+            one = socket.socket(fileno=os.dup(int(name)))
+            with contextlib.suppress(OSError):
+                if one.getpeername() == address:
+                    return one
+            one.close()
+    raise AssertionError(f"nothing is connected to {address}")
 
 
 def test_a_fork_of_the_server_ends_by_itself(served: Server, tmp_path: Path) -> None:

@@ -20,19 +20,28 @@
 #include "output.hpp"
 #include "pool.hpp"
 #include "protocol.hpp"
+#include "room.hpp"
 #include "socket.hpp"
 
 namespace hatchway::nbd {
 
 struct Statistics {
-    std::atomic<std::uint64_t> num_connections{0}, num_requests{0}, num_handed_on{0};
+    std::atomic<std::uint64_t> num_connections{0}, num_refused{0};
+    std::atomic<std::uint64_t> num_requests{0}, num_handed_on{0};
     std::atomic<std::uint64_t> read_bytes{0}, written_bytes{0};
 };
 
 class Connection {
   public:
-    Connection(Descriptor fd, const Exports &exports, Pool &pool, Statistics &statistics)
-        : socket_(std::move(fd)), exports_(exports), pool_(pool), statistics_(statistics) {}
+    // With a refusal the client is told so, and is not served.
+    Connection(Descriptor fd, const Exports &exports, Pool &pool, Room &room,
+               Statistics &statistics, std::string refusal)
+        : socket_(std::move(fd)),
+          exports_(exports),
+          pool_(pool),
+          statistics_(statistics),
+          refusal_(std::move(refusal)),
+          in_flight_(room, socket_) {}
 
     // Until the client is done, or gone; the pool has nothing of it any more.
     void run() {
@@ -50,15 +59,14 @@ class Connection {
     void abort() { socket_.shut(SHUT_RDWR); }
 
   private:
-    static constexpr int kHandshakePatienceS = 30;
-    static constexpr std::size_t kMostJobs = 128, kMostJobBytes = 64 << 20;
+    static constexpr int kHandshakePatienceS = 30, kRefusalPatienceS = 5;
     static constexpr std::size_t kSendBytes = 256 << 10;
     static constexpr std::size_t kMostInPlace = 64 << 10;
 
     void converse() {
-        socket_.set_patience(kHandshakePatienceS);
+        socket_.set_patience(refusal_.empty() ? kHandshakePatienceS : kRefusalPatienceS);
         Terms terms;
-        if (!Handshake(socket_, exports_).run(terms)) return;
+        if (!Handshake(socket_, exports_, refusal_).run(terms)) return;
         socket_.set_patience(0);
         terms_ = terms;
         while (answer_next()) {
@@ -79,7 +87,7 @@ class Connection {
         if (error != 0) {
             answer(out_, request, error);
         } else if (request.type == kRead) {
-            read(request);
+            return read(request);
         } else if (request.type == kBlockStatus) {
             if (!status(request, false, out_))
                 hand_on(0, [this, request](Output &out) { status(request, true, out); });
@@ -90,7 +98,7 @@ class Connection {
                 answer(out, request, done_by_backend(request));
             });
         }
-        return out_.size() < kSendBytes || send();
+        return send_if_much();
     }
 
     // What is wrong with a request, other than a write's data.
@@ -108,13 +116,23 @@ class Connection {
         return 0;
     }
 
-    void read(const Request &request) {
+    bool read(const Request &request) {
+        if (request.length > kSendBytes) return read_much(request);
         const std::size_t before = out_.size();
-        const Outcome outcome = read_into(out_, request, false);
-        if (outcome == Outcome::done) return;
+        if (read_into(out_, request, false) == Outcome::done) return send_if_much();
         out_.cut(before);
         hand_on(request.length,
                 [this, request](Output &out) { read_patiently(out, request); });
+        return true;
+    }
+
+    bool read_much(const Request &request) {
+        if (!send()) return false;
+        Held held(in_flight_, request.length);
+        if (read_into(out_, request, false) == Outcome::done) return send();
+        out_.clear();
+        hand_on(held, [this, request](Output &out) { read_patiently(out, request); });
+        return true;
     }
 
     void read_patiently(Output &out, const Request &request) {
@@ -144,15 +162,21 @@ class Connection {
     bool write(const Request &request) {
         if (request.length > kMostBytes) return false;  // there is no way past its data
         if (socket_.num_buffered() < request.length && !send()) return false;
-        std::unique_ptr<char[]> kept;
-        const char *data;
         if (request.length <= kMostInPlace) {
-            data = socket_.next(request.length);
-        } else {
-            kept = std::make_unique_for_overwrite<char[]>(request.length);
-            data = socket_.read(kept.get(), request.length) ? kept.get() : nullptr;
+            const char *data = socket_.next(request.length);
+            return data != nullptr && write(request, data, nullptr, nullptr);
         }
-        if (data == nullptr) return false;
+        if (!send()) return false;
+        Held held(in_flight_, request.length);
+        auto kept = std::make_unique_for_overwrite<char[]>(request.length);
+        const char *data = kept.get();
+        return socket_.read(kept.get(), request.length) &&
+               write(request, data, std::move(kept), &held);
+    }
+
+    // Data that are kept already have their room.
+    bool write(const Request &request, const char *data, std::unique_ptr<char[]> kept,
+               Held *held) {
         const int error = error_in(request);
         if (error != 0) {
             answer(out_, request, error);
@@ -175,11 +199,12 @@ class Connection {
             std::memcpy(kept.get(), data, request.length);
         }
         std::shared_ptr<char[]> shared = std::move(kept);
-        hand_on(request.length, [this, request, shared](Output &out) {
+        std::function<void(Output &)> job = [this, request, shared](Output &out) {
             answer(out, request,
                    terms_.chosen->backend.write(request.offset, shared.get(), request.length,
                                                 request.flags & kFua));
-        });
+        };
+        held != nullptr ? hand_on(*held, std::move(job)) : hand_on(request.length, std::move(job));
         return true;
     }
 
@@ -247,16 +272,16 @@ class Connection {
     // Has the pool do a job, and send what it says.
     void hand_on(std::size_t bytes, std::function<void(Output &)> job) {
         send();  // the client must not wait for these until there is room for the job
+        Held held(in_flight_, bytes);
+        hand_on(held, std::move(job));
+    }
+
+    void hand_on(Held &held, std::function<void(Output &)> job) {
         statistics_.num_handed_on.fetch_add(1, std::memory_order_relaxed);
-        in_flight_.begin(bytes);
-        try {
-            pool_.submit([this, bytes, job = std::move(job)] {
-                do_and_send(job, bytes);
-            });
-        } catch (...) {
-            in_flight_.end(bytes);
-            throw;
-        }
+        pool_.submit([this, bytes = held.bytes(), job = std::move(job)] {
+            do_and_send(job, bytes);
+        });
+        held.hand_on();
     }
 
     void do_and_send(const std::function<void(Output &)> &job, std::size_t bytes) {
@@ -272,6 +297,8 @@ class Connection {
         in_flight_.end(bytes);
     }
 
+    bool send_if_much() { return out_.size() < kSendBytes || send(); }
+
     bool send() {
         const bool sent = out_.size() == 0 || outbox_.write(out_.view());
         out_.clear();
@@ -282,9 +309,10 @@ class Connection {
     const Exports &exports_;
     Pool &pool_;
     Statistics &statistics_;
+    std::string refusal_;
     Terms terms_;
     Output out_;
-    InFlight in_flight_{kMostJobs, kMostJobBytes};
+    InFlight in_flight_;
     Outbox outbox_{socket_};  // ends before what it says when it has sent something
 };
 

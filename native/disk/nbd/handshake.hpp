@@ -20,7 +20,9 @@ struct Terms {
 
 class Handshake {
   public:
-    Handshake(Socket &socket, const Exports &exports) : socket_(socket), exports_(exports) {}
+    // With a refusal each option is answered by that, which ends the handshake.
+    Handshake(Socket &socket, const Exports &exports, std::string_view refusal)
+        : socket_(socket), exports_(exports), refusal_(refusal) {}
 
     // Whether the client may send requests now.
     bool run(Terms &terms) {
@@ -50,6 +52,10 @@ class Handshake {
         const char *data = socket_.next(length);
         if (data == nullptr) return false;
         const std::string_view said(data, length);
+        if (!refusal_.empty()) {
+            if (option_ != kExportName) refuse(kPolicy, refusal_);
+            return false;
+        }
         switch (option_) {
         case kExportName:
             return choose_at_once(said, terms);
@@ -206,6 +212,7 @@ class Handshake {
 
     Socket &socket_;
     const Exports &exports_;
+    std::string_view refusal_;
     const Export *contexts_of_ = nullptr;
     std::uint32_t option_ = 0;
     bool no_zeroes_ = false;

@@ -87,39 +87,4 @@ class Pool {
     std::vector<std::thread> threads_;
 };
 
-// How much a connection has given to the pool and not had back.
-class InFlight {
-  public:
-    InFlight(std::size_t most_jobs, std::size_t most_bytes)
-        : most_jobs_(most_jobs), most_bytes_(most_bytes) {}
-
-    // Waits until there is room; one job there is always.
-    void begin(std::size_t bytes) {
-        std::unique_lock guard(lock_);
-        changed_.wait(guard, [&] {
-            return num_jobs_ == 0 || (num_jobs_ < most_jobs_ && bytes_ + bytes <= most_bytes_);
-        });
-        ++num_jobs_;
-        bytes_ += bytes;
-    }
-
-    void end(std::size_t bytes) {
-        // Notified under the lock: whoever waits for the last job may free this at once.
-        const std::lock_guard guard(lock_);
-        --num_jobs_;
-        bytes_ -= bytes;
-        changed_.notify_all();
-    }
-
-    void wait_for_all() {
-        std::unique_lock guard(lock_);
-        changed_.wait(guard, [this] { return num_jobs_ == 0; });
-    }
-
-  private:
-    std::size_t most_jobs_, most_bytes_, num_jobs_ = 0, bytes_ = 0;
-    std::mutex lock_;
-    std::condition_variable changed_;
-};
-
 }  // namespace hatchway::nbd

@@ -38,6 +38,7 @@ enum OptionReply : std::uint32_t {
     kInfoReply = 3,
     kMetaContext = 4,
     kUnsupported = kError | 1,
+    kPolicy = kError | 2,
     kInvalid = kError | 3,
     kUnknown = kError | 6,
     kTooBig = kError | 9,

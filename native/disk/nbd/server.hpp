@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <condition_variable>
@@ -15,6 +16,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -24,14 +26,17 @@
 #include "descriptor.hpp"
 #include "exports.hpp"
 #include "pool.hpp"
+#include "room.hpp"
 
 namespace hatchway::nbd {
 
 class Server {
   public:
-    Server(Exports exports, std::size_t num_threads, std::size_t most_connections)
+    Server(Exports exports, std::size_t num_threads, std::size_t most_connections,
+           RoomLimits limits = {})
         : exports_(std::move(exports)),
           most_connections_(most_connections),
+          room_(limits),
           wake_(eventfd(0, EFD_CLOEXEC)),
           pool_(num_threads) {
         if (wake_.get() < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
@@ -66,7 +71,7 @@ class Server {
             }
         }
         std::unique_lock guard(lock_);
-        const auto all_ended = [this] { return count_connected() == 0; };
+        const auto all_ended = [this] { return has_ended(); };
         for (Client &client : clients_)
             if (client.connection != nullptr) client.connection->stop();
         if (!ended_.wait_for(guard, std::chrono::duration<double>(patience_s), all_ended)) {
@@ -82,19 +87,28 @@ class Server {
 
     std::size_t num_clients() {
         const std::lock_guard guard(lock_);
-        return count_connected();
+        return count_served();
     }
 
   private:
     struct Client {
+        bool is_served;
         std::unique_ptr<Connection> connection;  // null when it has ended
         std::thread thread;
     };
 
-    std::size_t count_connected() const {
-        std::size_t count = 0;
-        for (const Client &client : clients_) count += client.connection != nullptr;
-        return count;
+    // Clients beyond the limit that are told so at a time; others are left without a word.
+    static constexpr std::size_t kMostRefused = 16;
+
+    bool has_ended() const {
+        return std::ranges::all_of(
+            clients_, [](const Client &client) { return client.connection == nullptr; });
+    }
+
+    std::size_t count_served() const {
+        return static_cast<std::size_t>(std::ranges::count_if(clients_, [](const Client &client) {
+            return client.is_served && client.connection != nullptr;
+        }));
     }
 
     void accept_all(const std::vector<Descriptor> &listening) {
@@ -125,18 +139,29 @@ class Server {
             client.thread.join();
             return true;
         });
-        if (clients_.size() >= most_connections_) return;
+        const bool is_served = count_served() < most_connections_;
+        auto &counted = is_served ? statistics_.num_connections : statistics_.num_refused;
+        if (clients_.size() >= most_connections_ + kMostRefused) {
+            counted.fetch_add(1, std::memory_order_relaxed);
+            return;
+        }
         try {
             std::list<Client> added(1);
             Client &client = added.front();
-            client.connection =
-                std::make_unique<Connection>(std::move(fd), exports_, pool_, statistics_);
+            client.is_served = is_served;
+            client.connection = std::make_unique<Connection>(
+                std::move(fd), exports_, pool_, room_, statistics_, is_served ? "" : refusal());
             client.thread = std::thread([this, &client] { serve(client); });
             clients_.splice(clients_.end(), added);
-            statistics_.num_connections.fetch_add(1, std::memory_order_relaxed);
+            counted.fetch_add(1, std::memory_order_relaxed);
         } catch (const std::exception &) {
             // There is no memory or no thread for this client; others are served.
         }
+    }
+
+    std::string refusal() const {
+        return "this server has " + std::to_string(most_connections_) +
+               " connections already, which is all that it may have (--max-connections)";
     }
 
     void serve(Client &client) {
@@ -148,6 +173,7 @@ class Server {
 
     Exports exports_;
     std::size_t most_connections_;
+    Room room_;
     Descriptor wake_;
     Statistics statistics_;
     std::thread accepting_;

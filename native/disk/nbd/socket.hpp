@@ -1,13 +1,16 @@
 // A connected stream socket, read through a buffer.
 #pragma once
 
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <string_view>
@@ -49,12 +52,16 @@ class Socket {
         const std::size_t held = std::min(size, num_buffered());
         std::memcpy(target, buffer_.get() + begin_, held);
         begin_ += held;
-        for (std::size_t done = held; done < size;) {
+        is_reading_ = true;
+        std::size_t done = held;
+        while (done < size) {
             const ssize_t got = receive(target + done, size - done);
-            if (got <= 0) return false;
+            if (got <= 0) break;
             done += static_cast<std::size_t>(got);
+            num_moved_.fetch_add(1, std::memory_order_relaxed);
         }
-        return true;
+        is_reading_ = false;
+        return done == size;
     }
 
     // One thread at a time. False if the peer is gone.
@@ -74,6 +81,15 @@ class Socket {
 
     void shut(int how) { shutdown(fd_.get(), how); }
 
+    // For other threads: grows with what is sent, and with what ``read`` has.
+    std::uint64_t num_moved() const { return num_moved_.load(std::memory_order_relaxed); }
+
+    // Whether the peer is to say the rest of something, or to take what was sent before.
+    bool waits_for_peer() const {
+        pollfd one{fd_.get(), POLLOUT, 0};
+        return is_reading_ || poll(&one, 1, 0) == 0;
+    }
+
   private:
     static constexpr std::size_t kBufferBytes = 256 << 10;
 
@@ -82,6 +98,7 @@ class Socket {
             const ssize_t put = send(fd_.get(), bytes.data(), bytes.size(), flags | MSG_NOSIGNAL);
             if (put < 0 && errno == EINTR) continue;
             if (put <= 0) return false;
+            num_moved_.fetch_add(1, std::memory_order_relaxed);
             bytes.remove_prefix(static_cast<std::size_t>(put));
         }
         return true;
@@ -122,6 +139,8 @@ class Socket {
 
     Descriptor fd_;
     int worth_ = 0;
+    std::atomic<std::uint64_t> num_moved_{0};
+    std::atomic<bool> is_reading_{false};
     std::unique_ptr<char[]> buffer_;
     std::size_t begin_ = 0, end_ = 0;
 };

@@ -47,8 +47,10 @@ class ChainKernel:
     def put(self, rank: int, words: object, layers: object) -> None:
         """Keep a leaf."""
 
-    def update(self, granule: int, words: object) -> None:
-        """Granules of leaves that are there lie in the highest file now."""
+    def update(self, start: int, entries: bytes) -> bool:
+        """
+        The highest file has these L2 entries of the guest clusters from an offset on now; False where leaves that lie there are to be dropped.
+        """
 
     def drop(self, first: int, end: int) -> None:
         """Forget leaves [first, end)."""
@@ -81,10 +83,33 @@ class ChainKernel:
     def after_fork(self) -> None:
         """To be called in the child of a fork."""
 
+class TableReader:
+    """The L2 entries of a file; see native/disk/tables.hpp."""
+
+    def __init__(self, layer: tuple[int, ...]) -> None: ...
+
+    @property
+    def is_open(self) -> bool:
+        """False where the file is left to Python."""
+
+    @property
+    def next_byte(self) -> int | None:
+        """From which guest offset on there is more; None at the end."""
+
+    def take(self, end: int) -> bytes | None:
+        """
+        The entries up to a guest offset, and the numbers of their clusters; None where the case is not the common one.
+        """
+
+    def paint(self, end: int, *, start: int, granule_bits: int, words: object, layers: object, is_painted: object, number: int) -> bytes | None:
+        """
+        As take; and what they say is in the arrays of leaves from a guest offset on.
+        """
+
 class NbdServer:
     """Serves chains over NBD; see native/disk/nbd/server.hpp."""
 
-    def __init__(self, exports: list[tuple[str, ChainKernel, Any, bool]], *, num_threads: int, most_connections: int) -> None:
+    def __init__(self, exports: list[tuple[str, ChainKernel, Any, bool]], *, num_threads: int, most_connections: int, most_bytes: int, patience_s: float) -> None:
         """
         Exports are (name, kernel, backend, read_only); see Backend in nbd/exports.hpp.
         """

@@ -90,7 +90,18 @@ def listen_at_port(host: str, port: int) -> Listening:
         listening = socket.create_server((host, port), family=_family_of(host))
     except OSError as error:
         raise OSError(error.errno, f"{host}:{port}: {error.strerror}") from error
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # What connections have from the socket that they came to. A host that is gone is noticed
+    # within two minutes, whether or not it has answers to take; one that is only slow answers
+    # for itself.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_NODELAY, 1),
+        (socket.TCP_KEEPIDLE, 60),
+        (socket.TCP_KEEPINTVL, 15),
+        (socket.TCP_KEEPCNT, 4),
+        (socket.TCP_USER_TIMEOUT, 120_000),
+    ):
+        listening.setsockopt(socket.IPPROTO_TCP, option, value)
     return Listening(listening)
 
 

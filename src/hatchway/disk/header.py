@@ -33,6 +33,8 @@ MAX_SNAPSHOTS = 65536
 
 _BITMAPS_FIELDS = struct.Struct(">I4xQQ")
 _ENCRYPTIONS = {1: "AES", 2: "LUKS"}
+# Looked at for each cluster that is written: a flag would be made for each look.
+_DATA_FILE, _EXTENDED_L2 = int(Feature.DATA_FILE), int(Feature.EXTENDED_L2)
 
 
 class CutHeaderError(CorruptImageError):
@@ -101,7 +103,7 @@ class Header(NamedTuple):
     @property
     def has_data_file(self) -> bool:
         """Whether clusters lie in another file."""
-        return bool(self.incompatible & Feature.DATA_FILE)
+        return bool(self.incompatible & _DATA_FILE)
 
     @property
     def has_raw_data_file(self) -> bool:
@@ -111,7 +113,7 @@ class Header(NamedTuple):
     @property
     def has_subclusters(self) -> bool:
         """Whether L2 entries have 16 bytes, with a bitmap of 32 subclusters."""
-        return bool(self.incompatible & Feature.EXTENDED_L2)
+        return bool(self.incompatible & _EXTENDED_L2)
 
     @property
     def l2_entry_bytes(self) -> int:

@@ -41,7 +41,7 @@ class Image:
         format: What it is.
         size: The guest's disk, in bytes: a raw file's is rounded up to whole sectors.
         is_closed: Whether it can be read no longer.
-        l1_at: Where the L1 table of a qcow2 file lies, and its entries.
+        layout: How its tables are read, if it is a qcow2 file.
     """
 
     format: Literal["qcow2", "raw"]
@@ -71,16 +71,13 @@ class Image:
         """A file that is open already, of which enough is known to read it."""
         image = cls.__new__(cls)
         image._begin(file)
-        image.format, image.size, image._layout = known
-        if known.layout is not None:
-            image.l1_at = known.layout.l1_offset, known.layout.l1_size
+        image.format, image.size, image.layout = known
         return image
 
     def _begin(self, file: ImageFile) -> None:
         self.file = self.data = file
         self.is_closed = False
-        self.l1_at = 0, 0
-        self._layout: Layout | None = None
+        self.layout: Layout | None = None
         self._header: Header | None = None
         self._l1: NDArray[np.uint64] | None = None
         self._entries: Callable[[int, int, int], bytes | None] | None = None
@@ -97,13 +94,9 @@ class Image:
         return self._header
 
     @property
-    def layout(self) -> Layout | None:
-        """How its tables are read, if it is a qcow2 file."""
-        return (
-            None
-            if self._layout is None
-            else self._layout._replace(l1_offset=self.l1_at[0], l1_size=self.l1_at[1])
-        )
+    def l1_at(self) -> tuple[int, int]:
+        """Where the L1 table of a qcow2 file lies, and its entries."""
+        return (0, 0) if self.layout is None else (self.layout.l1_offset, self.layout.l1_size)
 
     @property
     def path(self) -> Path:
@@ -113,10 +106,10 @@ class Image:
     @property
     def granule_bytes(self) -> int | None:
         """What it allocates at a time; None of a raw file, which allocates nothing."""
-        if self._layout is None:
+        if self.layout is None:
             return None
-        cluster_bytes = 1 << self._layout.cluster_bits
-        return cluster_bytes // 32 if self._layout.has_subclusters else cluster_bytes
+        cluster_bytes = 1 << self.layout.cluster_bits
+        return cluster_bytes // 32 if self.layout.has_subclusters else cluster_bytes
 
     def words(self, start: int, count: int, granule: int) -> NDArray[np.uint64] | None:
         """What it says of ``count`` granules from guest offset ``start`` on.
@@ -252,9 +245,10 @@ class Image:
             CorruptImageError: If the snapshot's table lies nowhere.
         """
         assert self.header is not None
-        where = snapshot.l1_offset, snapshot.l1_size, snapshot.size
-        check_table(self.header, self.path, self.file.file_bytes, *where)
-        self.l1_at = snapshot.l1_offset, snapshot.l1_size
+        assert self.layout is not None
+        l1_offset, l1_size = snapshot.l1_offset, snapshot.l1_size
+        check_table(self.header, self.path, self.file.file_bytes, l1_offset, l1_size, snapshot.size)
+        self.layout = self.layout._replace(l1_offset=l1_offset, l1_size=l1_size)
         self._l1 = None
         self.size = snapshot.size
 
@@ -272,8 +266,7 @@ class Image:
         """Be what a header says that was changed in the file."""
         self._header = header
         self.size = header.size
-        self.l1_at = header.l1_offset, header.l1_size
-        self._layout = layout_of(header)
+        self.layout = layout_of(header)
         self._l1 = None
 
     def close(self) -> None:

@@ -14,9 +14,9 @@ from hatchway.disk.image import Image
 from hatchway.disk.leaves import Leaf
 
 if TYPE_CHECKING:
-    from hatchway.disk._native import ChainKernel, NbdServer
+    from hatchway.disk._native import ChainKernel, NbdServer, TableReader
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 
 _MODULE: Any = load_kernels("disk", ABI_VERSION)
 
@@ -127,6 +127,14 @@ def open_files(paths: Sequence[str], *, locks: bool) -> list[tuple[int, Identity
     return [(fd, Identity._make(fields)) for fd, *fields in opened]
 
 
+def table_reader(image: Image) -> TableReader | None:
+    """What takes the L2 entries of a qcow2 file in native code; None where Python is to do it."""
+    if _MODULE is None or image.layout is None or image.file.fd < 0:
+        return None
+    reader: TableReader = _MODULE.TableReader(_layer(image, image.size))
+    return reader if reader.is_open else None
+
+
 def nbd_server_class() -> type[NbdServer]:
     """The server in native code.
 
@@ -143,14 +151,15 @@ def nbd_server_class() -> type[NbdServer]:
 
 
 def _described(images: Sequence[Image], top_fd: int) -> list[tuple[int, ...]]:
-    layers: list[tuple[int, ...]] = []
-    for image, limit in zip(images, limits_of(images), strict=True):
-        where = image.file.fd, image.data.fd, image.size, limit
-        layers.append(where + (image.layout or ()))
+    layers = list(map(_layer, images, limits_of(images)))
     if top_fd >= 0:
         fd, _, *others = layers[-1]
         layers[-1] = (fd, top_fd, *others)
     return layers
+
+
+def _layer(image: Image, limit: int) -> tuple[int, ...]:
+    return (image.file.fd, image.data.fd, image.size, limit, *(image.layout or ()))
 
 
 # What several openers of the same files in this process have in common.

@@ -26,6 +26,11 @@ class Layout(NamedTuple):
     has_data_file: bool
     has_zeros: bool
 
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of the disk that an L2 table says of where they lie."""
+        return (1 << 2 * self.cluster_bits) // (16 if self.has_subclusters else 8)
+
 
 class Known(NamedTuple):
     """What is known of a file that need not be read to be opened.

@@ -77,11 +77,6 @@ class Leaves:
             for rank in [rank for rank in self._leaves if first <= rank < end]:
                 del self._leaves[rank]
 
-    def update(self, granule: int, words: NDArray[np.uint64]) -> None:
-        """Granules from ``granule`` on lie in the highest file now."""
-        first, end = granule // LEAF_GRANULES, (granule + len(words) - 1) // LEAF_GRANULES + 1
-        self.drop(first, end)
-
     def resize(self, size: int) -> None:
         """The disk has another size now."""
         self._leaves.clear()
@@ -107,6 +102,10 @@ class Leaves:
 
     def overwrite(self, offset: int, data: Any) -> Literal[False]:
         """Nothing is written here."""
+        return False
+
+    def update(self, start: int, entries: bytes) -> Literal[False]:
+        """No leaf is changed here."""
         return False
 
     def allow_overwriting(self, may: bool, noted_bytes: int = 0) -> None:

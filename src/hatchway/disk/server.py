@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from hatchway.disk._native import NbdServer
 
 _NUM_THREADS = 16
-_MOST_CONNECTIONS = 256
+_MAX_CONNECTIONS = 256
 _PATIENCE_S = 5.0
+# Of all clients together, for requests and answers on their way; a client that keeps some of
+# that and takes nothing is ended if others wait for so long.
+_MOST_BYTES = 256 << 20
+_STUCK_S = 30.0
 
 
 class Server:
@@ -37,6 +41,7 @@ class Server:
         address: Host and TCP port to listen at; port 0 for any free one.
         listening: Sockets that listen already.
         num_threads: Threads of the pool.
+        max_connections: How many clients are served at a time; further ones are told so.
 
     Raises:
         ValueError: If there is nothing to serve, or nowhere to listen.
@@ -52,6 +57,7 @@ class Server:
         address: tuple[str, int] | None = None,
         listening: Sequence[Listening] = (),
         num_threads: int = _NUM_THREADS,
+        max_connections: int = _MAX_CONNECTIONS,
     ) -> None:
         chains = {"": exports} if isinstance(exports, Chain) else dict(exports)
         if not chains:
@@ -60,6 +66,8 @@ class Server:
             raise ValueError("socket_path, address or listening must say where to listen")
         if num_threads < 1:
             raise ValueError(f"num_threads must be at least 1, not {num_threads}")
+        if max_connections < 1:
+            raise ValueError(f"max_connections must be at least 1, not {max_connections}")
         self._pid = os.getpid()
         self._names = list(chains)
         self._listening = list(listening)
@@ -70,7 +78,9 @@ class Server:
                 for name, chain in chains.items()
             ],
             num_threads=num_threads,
-            most_connections=_MOST_CONNECTIONS,
+            most_connections=max_connections,
+            most_bytes=_MOST_BYTES,
+            patience_s=_STUCK_S,
         )
         try:
             if socket_path is not None:
@@ -91,8 +101,9 @@ class Server:
         """What was done until now.
 
         Returns:
-            ``num_clients`` (connected now), ``num_connections``, ``num_requests``,
-            ``num_handed_on`` (to the pool), ``read_bytes``, ``written_bytes``.
+            ``num_clients`` (connected now), ``num_connections``, ``num_refused`` (for want of
+            room), ``num_requests``, ``num_handed_on`` (to the pool), ``read_bytes``,
+            ``written_bytes``.
         """
         return self._server.statistics()
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from hatchway.disk.active import ActiveLayer, open_to_write
 from hatchway.disk.active.storage import OpenFile
-from hatchway.disk.arrays import np
 from hatchway.disk.errors import ImageError
 from hatchway.disk.files import Descriptors
 from hatchway.disk.image import Image
@@ -95,6 +94,7 @@ class Writes:
         self._is_locked = files.is_locked
         self._cache_bytes = cache_bytes
         self._pid = os.getpid()
+        self._has_changed = False
         header = self._image.header
         # In a file with snapshots a cluster may belong to several of them.
         self._may_overwrite = header is not None and header.num_snapshots == 0
@@ -107,9 +107,15 @@ class Writes:
             return
         with self._lock:
             self._check_process()
+            self._has_changed = False
             self.layer.write(offset, data)
             # From the first write on nobody else's notes of the file are in the header.
             self._leaves.allow_overwriting(self._may_overwrite, self.layer.noted_bytes)
+            if self._may_overwrite and not self._has_changed:
+                # It was in place: the next one there is, without a lock. What is damaged below is
+                # for those to hear of who read.
+                with contextlib.suppress(ImageError):
+                    self._leaves.load(offset // (LEAF_GRANULES * self._granule))
 
     def write_zeroes(self, offset: int, size: int, *, may_unmap: bool) -> None:
         """As :meth:`ActiveLayer.write_zeroes`."""
@@ -253,21 +259,19 @@ class Writes:
         self._leaves.allow_overwriting(False)
 
     def _changed(self, start: int, end: int) -> None:
-        """Have leaves say what the image says of a range now."""
-        granule, region = self._granule, LEAF_GRANULES * self._granule
-        if end - start > _MOST_UPDATED * region:
-            self._leaves.drop(start // region, -(-end // region))
-            return
-        for rank in range(start // region, -(-end // region)):
-            found = self._image.words(rank * region, LEAF_GRANULES, granule)
-            first = max(0, start - rank * region) // granule
-            stop = min(LEAF_GRANULES, -(-(end - rank * region) // granule))
-            words = None if found is None else found[first:stop]
-            if words is None or not words.all():
-                self._leaves.drop(rank, rank + 1)  # what lies below is seen again
-            else:
-                first_granule = rank * LEAF_GRANULES + first
-                self._leaves.update(first_granule, np.ascontiguousarray(words))
+        """Have leaves say what the file says now of guest clusters, which one L2 table has."""
+        self._has_changed = True
+        region = LEAF_GRANULES * self._granule
+        if end - start <= _MOST_UPDATED * region:
+            layout = self._image.layout
+            assert layout is not None  # the active layer refuses raw files
+            rank, within = divmod(start, layout.table_bytes)
+            first, num = within >> layout.cluster_bits, (end - start) >> layout.cluster_bits
+            entries = self._image.l2_entries(rank, first, num)
+            if entries is not None and self._leaves.update(start, entries):
+                return
+        # What lies below is seen again.
+        self._leaves.drop(start // region, -(-end // region))
 
 
 _LIVING: weakref.WeakSet[Writes] = weakref.WeakSet()

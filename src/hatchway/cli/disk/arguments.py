@@ -117,6 +117,13 @@ def _serve(commands: Any) -> None:
         default=16,
         help="for what has to wait for a disk (default: %(default)s)",
     )
+    serve.add_argument(
+        "--max-connections",
+        type=int,
+        default=256,
+        metavar="N",
+        help="clients at a time; further ones are told so (default: %(default)s)",
+    )
     _of_files(serve)
     _of_what_is_read(serve)
 

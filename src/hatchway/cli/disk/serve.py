@@ -53,6 +53,7 @@ def serve(args: argparse.Namespace) -> int:
                 socket_path=socket_path,
                 address=address,
                 num_threads=args.threads,
+                max_connections=args.max_connections,
             ) as server,
             contextlib.nullcontext() if args.control is None else Control(chains, args.control),
         ):

@@ -207,7 +207,7 @@ class _Builder:
     def _made(
         self, appender: Appender, base: Made | None, records: list[LayerRecord], indexed_ns: int
     ) -> Made:
-        directory = self.path.parent
+        directory = os.path.abspath(self.path.parent)
 
         def record(number: int, digest: bytes) -> LayerRecord:
             return record_of(self._images[number], digest, indexed_ns, directory)
@@ -216,14 +216,14 @@ class _Builder:
 
     def _kept_records(self, stored: StoredIndex, base: Made, indexed_ns: int) -> list[LayerRecord]:
         """The records of the layers that held: as they were, or anew where they proved little."""
-        directory = self.path.parent
+        directory = os.path.abspath(self.path.parent)
         kept = []
         for image, record in zip(
             self._images[: base.commit.num_layers], stored.layers, strict=False
         ):
             if (
                 not record.proves(image.file.identity)
-                or stored.path.parent != directory
+                or stored.path.parent != self.path.parent
                 or record.name != recorded_name(image.file.name, directory)
             ):
                 record = record_of(image, record.digest, indexed_ns, directory)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hatchway.disk.image import Image
 from hatchway.disk.index.blocks import FANOUT, leaf_block, node_block
-from hatchway.disk.index.tables import Tables
+from hatchway.disk.index.tables import Canvas, Tables
 from hatchway.disk.index.tree import Tree
 from hatchway.disk.leaves import LEAF_GRANULES
 
@@ -47,37 +47,22 @@ class _Window:
     Args:
         below: The leaves that lie below all that is painted.
         rank: Of the node that leads to them.
+        granule: Bytes of a granule.
     """
 
-    def __init__(self, below: Tree, rank: int) -> None:
+    def __init__(self, below: Tree, rank: int, granule: int) -> None:
         self._below = below
         self._rank = rank
         found = below.pointers(1, rank)
         self._pointers = np.zeros(FANOUT, np.uint64) if found is None else found.copy()
-        self._words = np.zeros((FANOUT, LEAF_GRANULES), np.uint64)
-        self._layers = np.zeros((FANOUT, LEAF_GRANULES), np.uint16)
-        self._is_loaded = self._pointers == 0
-        self._is_painted = np.zeros(FANOUT, np.bool_)
-
-    def paint(self, granules: NDArray[np.uint64], words: NDArray[np.uint64], layer: int) -> None:
-        """Put a layer over what there is.
-
-        Args:
-            granules: Numbers of granules, which lie in this window.
-            words: Of those.
-            layer: The layer's number.
-        """
-        places = (granules - np.uint64(self._rank * WINDOW_GRANULES)).astype(np.intp)
-        touched = np.zeros(FANOUT, np.bool_)
-        touched[places // LEAF_GRANULES] = True
-        for leaf in np.flatnonzero(touched & ~self._is_loaded).tolist():
-            found = self._below.leaf(self._rank * FANOUT + leaf)
-            if found is not None:
-                self._words[leaf], self._layers[leaf] = found
-        self._is_loaded |= touched
-        self._is_painted |= touched
-        self._words.ravel()[places] = words
-        self._layers.ravel()[places] = layer
+        self._lacks_below = self._pointers != 0
+        self.canvas = Canvas(
+            rank * WINDOW_GRANULES * granule,
+            granule,
+            np.zeros((FANOUT, LEAF_GRANULES), np.uint64),
+            np.zeros((FANOUT, LEAF_GRANULES), np.uint16),
+            np.zeros(FANOUT, np.bool_),
+        )
 
     def write(self, append: Callable[[bytes], int]) -> tuple[int, int]:
         """Write the leaves that were painted since the last time, and the node above them.
@@ -85,15 +70,26 @@ class _Window:
         Returns:
             Where the node lies, 0 if nothing was painted; and how many leaves are new.
         """
-        painted = np.flatnonzero(self._is_painted).tolist()
+        _, _, words, layers, is_painted = self.canvas
+        painted = np.flatnonzero(is_painted).tolist()
         if not painted:
             return 0, 0
         num_new = int((self._pointers[painted] == 0).sum())
         for leaf in painted:
             rank = self._rank * FANOUT + leaf
-            self._pointers[leaf] = append(leaf_block(rank, self._words[leaf], self._layers[leaf]))
-        self._is_painted[:] = False
+            if self._lacks_below[leaf]:
+                self._put_below(rank, words[leaf], layers[leaf])
+                self._lacks_below[leaf] = False
+            self._pointers[leaf] = append(leaf_block(rank, words[leaf], layers[leaf]))
+        is_painted[:] = False
         return append(node_block(1, self._rank, self._pointers)), num_new
+
+    def _put_below(self, rank: int, words: NDArray[np.uint64], layers: NDArray[np.uint16]) -> None:
+        """Have what lies below where nothing was painted over it."""
+        found = self._below.leaf(rank)
+        if found is not None:
+            is_hole = words == 0
+            words[is_hole], layers[is_hole] = found[0][is_hole], found[1][is_hole]
 
 
 def paint(
@@ -125,7 +121,7 @@ def paint(
     window_bytes = WINDOW_GRANULES * granule
     total = -(-max(image.size for image in images) // window_bytes) * len(tables)
     for rank, here in _windows(tables, window_bytes):
-        window = _Window(below, rank)
+        window = _Window(below, rank, granule)
         stage = 0
         for number in here:
             while milestones[stage] <= num_below + number:
@@ -133,9 +129,7 @@ def paint(
                 stage += 1
             if number % _REPORT_LAYERS == 0:
                 progress(rank * len(tables) + number, total)
-            table = tables[number]
-            granules, words = table.words(*table.take((rank + 1) * window_bytes), granule)
-            window.paint(granules, words, num_below + number)
+            tables[number].take((rank + 1) * window_bytes, window.canvas, num_below + number)
         _write(window, rank, painted, stage, append)
     painted.digests = [table.digest() for table in tables]
     progress(total, total)

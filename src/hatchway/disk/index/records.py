@@ -72,17 +72,17 @@ class LayerRecord(NamedTuple):
         return identity == self.identity and self.is_settled
 
 
-def record_of(image: Image, digest: bytes, indexed_ns: int, directory: Path) -> LayerRecord:
+def record_of(image: Image, digest: bytes, indexed_ns: int, directory: str) -> LayerRecord:
     """The record of a layer.
 
     Args:
         image: The layer.
         digest: Of its tables.
         indexed_ns: When it was opened, or later, and before its tables were read.
-        directory: The index's.
+        directory: The index's, absolute.
     """
     header = image.header
-    has_data_file = header is not None and header.has_data_file
+    has_data_file = image.data is not image.file
     return LayerRecord(
         identity=image.file.identity,
         indexed_ns=indexed_ns,
@@ -101,10 +101,14 @@ def record_of(image: Image, digest: bytes, indexed_ns: int, directory: Path) -> 
     )
 
 
-def recorded_name(path: Path | str, directory: Path) -> str:
-    """A path as an index in ``directory`` has it: a directory that is moved takes it along."""
-    # Strings: to make a path takes longer than all else that is done for a layer.
-    return os.path.abspath(path).removeprefix(os.path.join(os.path.abspath(directory), ""))
+def recorded_name(path: Path | str, directory: str) -> str:
+    """A path as an index in ``directory`` has it: a directory that is moved takes it along.
+
+    Args:
+        path: The path.
+        directory: Absolute; ``Path`` would take as long as reading the tables of a layer does.
+    """
+    return os.path.abspath(path).removeprefix(directory.rstrip("/") + "/")
 
 
 def name_hash(name: str) -> bytes:

@@ -83,6 +83,9 @@ class StoredIndex:
     @classmethod
     def find(cls, top_backing_path: Path) -> StoredIndex | None:
         """The index of the chain up to a layer; None if it is absent or cannot be read."""
+        # Asked for each layer of a long chain, of which few have one.
+        if not os.access(f"{top_backing_path}{SUFFIX}", os.R_OK):
+            return None
         path = sidecar_of(top_backing_path)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -283,7 +286,7 @@ class StoredIndex:
         newest = offset, self._commit_at(offset)
         if layer is None:
             return newest
-        named = name_hash(recorded_name(layer, self.path.parent))
+        named = name_hash(recorded_name(layer, os.path.abspath(self.path.parent)))
         try:
             status = os.stat(layer)
             file = status.st_dev, status.st_ino

@@ -1,20 +1,54 @@
-"""The L2 entries of one layer, taken piece by piece: digested, and made into words."""
+"""The L2 entries of one layer, taken piece by piece: digested, and painted over those below."""
 
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hatchway.disk import kernel
 from hatchway.disk.entries import EntryError, spread, words_of, words_of_extended
 from hatchway.disk.header import FIRST_BYTES
 from hatchway.disk.image import Image
+from hatchway.disk.leaves import LEAF_GRANULES
 
 _DIGEST_BYTES = 16
 # Entries that are read at once to be digested: of 2 MiB to 4 MiB.
 _STEP_ENTRIES = 1 << 18
 _SUBCLUSTERS = np.arange(32, dtype=np.uint64)
+
+
+class Canvas(NamedTuple):
+    """Leaves that lie behind each other, over which layers are painted.
+
+    Attributes:
+        start: Guest offset of the first one.
+        granule: Bytes of a granule.
+        words: A row a leaf, contiguous; 0 where nothing was painted.
+        layers: Likewise.
+        is_painted: Of each leaf, whether anything was.
+    """
+
+    start: int
+    granule: int
+    words: NDArray[np.uint64]
+    layers: NDArray[np.uint16]
+    is_painted: NDArray[np.bool_]
+
+    def put(self, granules: NDArray[np.uint64], words: NDArray[np.uint64], layer: int) -> None:
+        """Have a layer's words over what there is.
+
+        Args:
+            granules: Numbers of granules of the disk, which lie here.
+            words: Of those.
+            layer: The layer's number.
+        """
+        places = (granules - np.uint64(self.start // self.granule)).astype(np.intp)
+        self.words.ravel()[places] = words
+        self.layers.ravel()[places] = layer
+        self.is_painted[places // LEAF_GRANULES] = True
 
 
 class Tables:
@@ -24,21 +58,94 @@ class Tables:
         image: The layer; a raw one has none.
     """
 
+    __slots__ = ("_digest", "_image", "_native", "_twin")
+
     def __init__(self, image: Image) -> None:
         self._image = image
         self._digest = blake2b(digest_size=_DIGEST_BYTES)
-        header = image.header
-        if header is None:
+        if image.format == "raw":
             self._digest.update(b"raw" + image.size.to_bytes(8, "little"))
         else:
             self._digest.update(image.file.read(FIRST_BYTES, 0))
-            self._cluster = header.cluster_size
-            self._width = header.l2_entry_bytes // 8
-            self._per_table = header.cluster_size // header.l2_entry_bytes
-            self._num_clusters = -(-image.size // header.cluster_size)
+        self._native = kernel.table_reader(image)
+        self._twin = Entries(image) if self._native is None else None
+
+    @property
+    def next_byte(self) -> int | None:
+        """From which guest offset on there is more; None at the end."""
+        reader = self._native if self._twin is None else self._twin
+        assert reader is not None
+        return reader.next_byte
+
+    def take(self, end: int, canvas: Canvas | None = None, number: int = 0) -> None:
+        """Digest the entries up to a guest offset, and have what they say on a canvas.
+
+        Args:
+            end: A multiple of the cluster size; not behind the end of the canvas.
+            canvas: Begins where this goes on, or before; None for none.
+            number: The layer's.
+
+        Raises:
+            CorruptImageError: If a table lies nowhere, or what is painted contradicts the
+                format.
+        """
+        if self._twin is None:
+            begin = self.next_byte
+            taken = self._taken_natively(end, canvas, number)
+            if taken is not None:
+                self._digest.update(taken)
+                return
+            self._twin = Entries(self._image, begin or 0)
+        numbers, entries = self._twin.take(end)
+        if canvas is not None:
+            canvas.put(*self._twin.words(numbers, entries, canvas.granule), number)
+        columns = numbers.astype("<u8").view(np.uint64), entries
+        self._digest.update(np.column_stack(columns).tobytes())
+
+    def digest(self) -> bytes:
+        """Of all that is taken, which is to be all that there is."""
+        return self._digest.digest()
+
+    def _taken_natively(self, end: int, canvas: Canvas | None, number: int) -> bytes | None:
+        assert self._native is not None
+        if canvas is None:
+            return self._native.take(end)
+        return self._native.paint(
+            end,
+            start=canvas.start,
+            granule_bits=canvas.granule.bit_length() - 1,
+            words=canvas.words,
+            layers=canvas.layers,
+            is_painted=canvas.is_painted,
+            number=number,
+        )
+
+
+class Entries:
+    """What native/disk/tables.hpp takes in the common case, in every case.
+
+    Args:
+        image: The layer.
+        start: The guest offset from which on they are taken.
+    """
+
+    def __init__(self, image: Image, start: int = 0) -> None:
+        self._image = image
         self._tables = image.l2_tables()
         self._table = next(self._tables, None)
         self._num_taken = 0  # entries of that table
+        header = image.header
+        if header is None:
+            return
+        self._cluster = header.cluster_size
+        self._width = header.l2_entry_bytes // 8
+        self._per_table = header.cluster_size // header.l2_entry_bytes
+        self._num_clusters = -(-image.size // header.cluster_size)
+        first = start // header.cluster_size
+        while self._table is not None and (self._table + 1) * self._per_table <= first:
+            self._table = next(self._tables, None)
+        if self._table is not None:
+            self._num_taken = max(0, first - self._table * self._per_table)
 
     @property
     def next_byte(self) -> int | None:
@@ -76,11 +183,7 @@ class Tables:
             self._num_taken += until - begin
             if until == stop:
                 self._table, self._num_taken = next(self._tables, None), 0
-        taken = np.concatenate(numbers), np.concatenate(entries)
-        self._digest.update(
-            np.column_stack((taken[0].astype("<u8").view(np.uint64), taken[1])).tobytes()
-        )
-        return taken
+        return np.concatenate(numbers), np.concatenate(entries)
 
     def words(
         self, numbers: NDArray[np.uint64], entries: NDArray[np.uint64], granule: int
@@ -124,10 +227,6 @@ class Tables:
             steps = np.arange(times, dtype=np.uint64)
             pieces = (pieces[:, None] * np.uint64(times) + steps).ravel()
         return pieces, spread(words, times, granule)
-
-    def digest(self) -> bytes:
-        """Of all that is taken, which is to be all that there is."""
-        return self._digest.digest()
 
 
 def digest_of(image: Image) -> bytes:
