@@ -41,6 +41,19 @@ def test_the_example_that_is_killed_goes_on(tmp_path: Path) -> None:
     assert not ran.stderr
 
 
+def test_the_example_with_checkpoints_goes_on(tmp_path: Path) -> None:
+    lines = []
+    for num_steps in ("3", "2"):
+        command = [sys.executable, ROOT / "examples" / "checkpoints.py", tmp_path, num_steps]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=50, check=True)
+        assert not ran.stderr
+        lines += ran.stdout.splitlines()
+    assert lines[3] == "going on after step 2"
+    saved = [int(line.split()[2]) for line in lines if line.startswith("step ")]
+    assert [line.split(":")[0] for line in lines[4:]] == ["step 3", "step 4"]
+    assert max(saved[1], saved[2], saved[4]) * 20 < min(saved[0], saved[3])
+
+
 def test_the_example_with_shards_decodes_each_image_once() -> None:
     ran = subprocess.run(
         [sys.executable, ROOT / "examples" / "shards.py"],
