@@ -136,6 +136,8 @@ class DirtyTracker:
         self._whole_above = whole_above
         self._lock = threading.Lock()
         self._process = 0
+        # What an interrupted collection may have found; all of it, or nothing.
+        self._owed = ranges.empty()
         self._seen = TrackerStatistics(
             backend, ranges.num_bytes(self._pages) // PAGE_BYTES, 0, 0, 0, 0
         )
@@ -160,13 +162,16 @@ class DirtyTracker:
                 self._blocks = WholeBlocks(self._pages, self._whole_above)
                 self._backend = backend_of(self._wanted, self._pages)
                 self._process = os.getpid()
+                self._owed = ranges.empty()
                 self._seen = self._seen._replace(backend=self._backend.name, num_resting_blocks=0)
 
     def close(self) -> None:
         """End; the memory is as it was before. May be called again."""
+        if self._is_forked():
+            return
         with self._lock:
             backend, self._backend = self._backend, None
-            if backend is not None and self._process == os.getpid():
+            if backend is not None:
                 backend.close()
 
     def collect(self) -> DirtyPages:
@@ -178,21 +183,24 @@ class DirtyTracker:
             TrackerClosedError: If the tracker is not started, was closed, or is that of the
                 process which forked this one.
         """
+        if self._is_forked():
+            raise TrackerClosedError(
+                f"this tracker is that of process {self._process}, which forked this one; "
+                "make another one here"
+            )
         with self._lock:
             backend = self._backend
             if backend is None:
                 raise TrackerClosedError(
                     "this tracker is not started; use it in `with`, or call start()"
                 )
-            if self._process != os.getpid():
-                raise TrackerClosedError(
-                    f"this tracker is that of process {self._process}, which forked this one; "
-                    "make another one here"
-                )
             self._check_owners()
+            owed, self._owed = self._owed, self._pages
             found = backend.take(self._blocks.looked_at())
             whole = self._blocks.taken_whole()
             self._blocks.note(found)
+            if len(owed):
+                found = owed
             num_whole = 0
             if len(whole):
                 found = ranges.union(found, whole)
@@ -207,11 +215,16 @@ class DirtyTracker:
                 num_whole_before + num_whole,
                 self._blocks.num_resting,
             )
+            self._owed = ranges.empty()
             return dirty
 
     def statistics(self) -> TrackerStatistics:
         """What it saw up to now."""
         return self._seen
+
+    def _is_forked(self) -> bool:
+        """Whether this is a child, in which the lock may be held by a thread that is not there."""
+        return self._process not in (0, os.getpid())
 
     def _check_owners(self) -> None:
         for region in self.regions:
