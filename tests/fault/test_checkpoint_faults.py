@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,12 @@ from hatchway.checkpoint import (
     DamagedCheckpointError,
     IncrementalSnapshot,
     restore,
+    restoring,
     retention,
     steps_of,
 )
-from hatchway.disk import ImageWriteError
+from hatchway.checkpoint.directory import path_of
+from hatchway.disk import BackingFileError, Chain, ImageWriteError, merge
 from hatchway.disk.active import OpenFile
 
 pytestmark = pytest.mark.fault
@@ -229,6 +233,77 @@ def test_a_merge_that_fails_is_told_and_one_that_is_cut_off_changes_nothing(
     assert len(steps_of(tmp_path)) == 5
     with pytest.raises(ValueError, match="keep is 0"):
         IncrementalSnapshot({"a": array}, tmp_path, keep=0)
+
+
+def test_a_restore_that_a_merge_overtakes_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = save_steps(tmp_path, 5)
+    read, top = restoring.read_description, path_of(tmp_path, 4)
+
+    def overtaken(chain: Chain, path: Path) -> Any:
+        monkeypatch.setattr(restoring, "read_description", read)
+        merge(top, 0, path_of(tmp_path, 3), remove=True)
+        # What a chain says that was being opened when the files below it went away.
+        raise BackingFileError("step-00000002.qcow2 cannot be opened", path=path)
+
+    monkeypatch.setattr(restoring, "read_description", overtaken)
+    found, array = restored(tmp_path)
+    assert found[::2] == (4, [])
+    assert steps_of(tmp_path) == [3, 4]
+    assert np.array_equal(array, held[4])
+
+
+def test_a_directory_is_free_when_it_is_closed_whatever_was_forked(tmp_path: Path) -> None:
+    array = np.zeros(PAGE, np.uint8)
+    snapshot = IncrementalSnapshot({"a": array}, tmp_path)
+    goes_on, ends = os.pipe()
+    child = os.fork()
+    if not child:
+        snapshot.close()  # lets go of the child's own share only
+        os.write(ends, b"closed")
+        time.sleep(60)
+        os._exit(0)
+    try:
+        os.read(goes_on, 6)
+        with pytest.raises(CheckpointError, match="is in use"):
+            IncrementalSnapshot({"a": array}, tmp_path)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(goes_on)
+        os.close(ends)
+    bystander = os.fork()
+    if not bystander:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        snapshot.close()
+        IncrementalSnapshot({"a": array}, tmp_path).close()
+    finally:
+        os.kill(bystander, signal.SIGKILL)
+        os.waitpid(bystander, 0)
+
+
+def test_what_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.zeros(PAGE, np.uint8)
+    (tmp_path / ".step-00000000.qcow2.0123456789abcdef").touch()
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(CheckpointError, match="cannot be used: Permission denied"):
+        IncrementalSnapshot({"a": array}, tmp_path)
+    (tmp_path / "steps").mkdir()
+    with IncrementalSnapshot({"a": array}, tmp_path / "steps", keep=1) as snapshot:
+        for _ in range(4):
+            snapshot.save()
+        assert snapshot._retention is not None
+        assert snapshot._retention._thread is not None
+        snapshot._retention._thread.join()
+        with pytest.raises(CheckpointError, match="cannot be removed: Permission denied"):
+            snapshot.save()
 
 
 RESTORING = """

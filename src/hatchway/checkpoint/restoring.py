@@ -75,6 +75,9 @@ def restore(
         try:
             return Restored(one, _restore(path_of(root, one), one, into), skipped)
         except (DamagedCheckpointError, DiskError) as error:
+            # Not damaged, perhaps: a merge took a file away while the chain was being opened.
+            if not set(steps) <= set(steps_of(root)):
+                return restore(root, into, step=step)
             if step is not None or one == steps[0]:
                 raise
             skipped.append((one, str(error)))
