@@ -96,12 +96,13 @@ class DirtyTracker:
     A page that is written while ``with`` holds is in the next collection; one that is written
     during a collection is in that or in the one after it: no write is missed, by whatever thread
     (or by the kernel, as in a ``read`` into it), as long as it comes through this process's own
-    mapping. Pages that were given back (``MADV_DONTNEED``) count as written. A page may be told
-    that was not written: at the first use of a page, and where most of a block of 2 MiB was
-    written before, which is then taken whole (see ``whole_above``).
+    mapping. Anonymous pages that were given back (``MADV_DONTNEED``) count as written. A page may
+    be told that was not written: at the first use of a page, and where most of a block of 2 MiB
+    was written before, which is then taken whole (see ``whole_above``).
 
-    Not seen: what other processes write to shared memory, ``pwrite`` to a file that is mapped,
-    and devices.
+    Not seen: what is written to shared memory by other processes or through another mapping,
+    ``pwrite`` to a file that is mapped, holes punched into either, pages of a private mapping of
+    a file that are given back, and devices.
 
     Several trackers may watch the same memory. One tracker may be asked from several threads.
     In a forked child it tells nothing; make another one there.
