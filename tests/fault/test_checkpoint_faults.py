@@ -20,18 +20,20 @@ import numpy as np
 import pytest
 import torch
 
-from hatchway.base import CheckpointError
+from hatchway.base import CheckpointError, DiskError
 from hatchway.checkpoint import (
     DamagedCheckpointError,
     IncrementalSnapshot,
+    layout,
     restore,
     restoring,
     retention,
     steps_of,
 )
 from hatchway.checkpoint.directory import path_of
+from hatchway.checkpoint.layout import Layout
 from hatchway.disk import BackingFileError, Chain, ImageWriteError, merge
-from hatchway.disk.active import OpenFile
+from hatchway.disk.active import OpenFile, creation
 
 pytestmark = pytest.mark.fault
 
@@ -235,6 +237,51 @@ def test_a_merge_that_fails_is_told_and_one_that_is_cut_off_changes_nothing(
         IncrementalSnapshot({"a": array}, tmp_path, keep=0)
 
 
+def test_an_interrupted_save_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.zeros(NUM_PAGES * PAGE, np.uint8)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with IncrementalSnapshot({"a": array}, tmp_path) as snapshot:
+        snapshot.save()
+        for number, (where, what) in enumerate(
+            [(Layout, "clusters_of"), (Layout, "sources_of"), (creation, "sync_directory")]
+        ):
+            array[number * PAGE * 5] = 1 + number
+            with monkeypatch.context() as patch:
+                patch.setattr(where, what, interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    snapshot.save()
+            assert len(list(tmp_path.iterdir())) == number + 1
+            assert snapshot.save().step == number + 1
+            assert np.array_equal(restored(tmp_path)[1], array)
+
+
+def test_what_could_not_be_read_back_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = np.zeros(PAGE, np.uint8)
+    monkeypatch.setattr(layout, "_MOST_BYTES", 2 * PAGE)
+    with IncrementalSnapshot({"a": array}, tmp_path) as snapshot:
+        with pytest.raises(TypeError, match="extra is a str; it may be bytes"):
+            snapshot.save("text")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"extra has 8192 bytes; 81\d\d are possible"):
+            snapshot.save(bytes(2 * PAGE))
+        snapshot.save(bytearray(b"x" * PAGE))
+    assert restore(tmp_path, {"a": array}).extra == b"x" * PAGE
+
+
+def test_what_cannot_be_restored_into_is_named(tmp_path: Path) -> None:
+    save_steps(tmp_path, 1)
+    constant = np.frombuffer(bytes(NUM_PAGES * PAGE), np.uint8)
+    with pytest.raises(ValueError, match=r"into\['a'\] is an array that cannot be written to"):
+        restore(tmp_path, {"a": constant})
+    assert not constant.any()
+    with pytest.raises(ValueError, match=r"into\['a'\] is memory from 0x1000 .* not mapped"):
+        restore(tmp_path, {"a": (PAGE, NUM_PAGES * PAGE)})
+
+
 def test_a_restore_that_a_merge_overtakes_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +299,23 @@ def test_a_restore_that_a_merge_overtakes_begins_anew(
     assert found[::2] == (4, [])
     assert steps_of(tmp_path) == [3, 4]
     assert np.array_equal(array, held[4])
+
+
+def test_a_step_that_must_not_be_read_is_no_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_steps(tmp_path, 2)
+    os_open = os.open
+
+    def forbidden(path: Any, *arguments: Any, **named: Any) -> int:
+        if str(path).endswith("step-00000001.qcow2"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return os_open(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", forbidden)
+    with pytest.raises(DiskError, match="Permission denied"):
+        restored(tmp_path)
+    assert restored(tmp_path, 0)[0].step == 0
 
 
 def test_a_directory_is_free_when_it_is_closed_whatever_was_forked(tmp_path: Path) -> None:

@@ -130,6 +130,8 @@ class IncrementalSnapshot:
                 data loader, say.
 
         Raises:
+            TypeError: If ``extra`` is not bytes.
+            ValueError: If it has more than 1 GiB.
             CheckpointError: If it is closed.
             RegionError: If a region is not where it was.
             HatchwayError: What the merging of old steps failed with (see ``keep``). This step was
@@ -144,10 +146,10 @@ class IncrementalSnapshot:
             begun = time.perf_counter()
             is_full = self._last is None
             layout, step = self._layout, self._next
+            first, end = packed(step, layout, extra)
             clusters = self._to_save()
             rows = (clusters - 1) // self._crcs_per_cluster
             crc_rows: NDArray[np.int64] = np.unique(rows)
-            first, end = packed(step, layout, extra)
             crcs_at = 1 + layout.num_clusters
             end_at = crcs_at + -(-layout.num_clusters // self._crcs_per_cluster)
             num_end = len(end) // CLUSTER
@@ -170,8 +172,8 @@ class IncrementalSnapshot:
                 backing_format=None if self._last is None else "qcow2",
                 cluster_size=CLUSTER,
             )
-            self._pending = np.empty(0, np.int64)
             self._last, self._next = step, step + 1
+            self._pending = np.empty(0, np.int64)
             return Saved(
                 step,
                 path_of(self._directory.path, step),
@@ -182,11 +184,13 @@ class IncrementalSnapshot:
 
     def _to_save(self) -> NDArray[np.int64]:
         """The clusters of the next step; they stay pending until it is there."""
+        # If this is interrupted, the next step holds everything.
+        pending, self._pending = self._pending, None
         dirty = self._tracker.collect()
-        if self._pending is None:
+        if pending is None:
             return np.arange(1, 1 + self._layout.num_clusters)
         found = self._layout.clusters_of(dirty.addresses)
-        self._pending = np.union1d(self._pending, found) if len(self._pending) else found
+        self._pending = np.union1d(pending, found) if len(pending) else found
         return self._pending
 
     def _write_memory(self, file: OpenFile, offset: int, clusters: NDArray[np.int64]) -> int:
