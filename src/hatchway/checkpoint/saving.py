@@ -90,6 +90,7 @@ class IncrementalSnapshot:
         self._lock = threading.Lock()
         self._is_closed = False
         self._last: int | None = None
+        self._begun: int | None = None
         # Not saved yet, and not told by the tracker again.
         self._pending: NDArray[np.int64] | None = None
         self._crcs: NDArray[np.uint32] = np.zeros(self._layout.num_clusters, "<u4")
@@ -141,6 +142,9 @@ class IncrementalSnapshot:
         with self._lock:
             if self._is_closed:
                 raise CheckpointError("this snapshot is closed; make another one")
+            if self._begun == self._next:
+                # The save before was cut off, perhaps when its file had the name already.
+                path_of(self._directory.path, self._next).unlink(missing_ok=True)
             if self._retention is not None:
                 self._retention.look(self._first)
             begun = time.perf_counter()
@@ -161,6 +165,7 @@ class IncrementalSnapshot:
                 pieces = [crcs[row * CLUSTER : (row + 1) * CLUSTER] for row in crc_rows.tolist()]
                 file.pwritev([*pieces, end], offset)
 
+            self._begun = step
             create_filled(
                 path_of(self._directory.path, step),
                 (end_at + num_end) * CLUSTER,
@@ -172,7 +177,7 @@ class IncrementalSnapshot:
                 backing_format=None if self._last is None else "qcow2",
                 cluster_size=CLUSTER,
             )
-            self._last, self._next = step, step + 1
+            self._next, self._last = step + 1, step  # in this order: a step below is never reused
             self._pending = np.empty(0, np.int64)
             return Saved(
                 step,
