@@ -30,6 +30,8 @@ Answer take_written(PagemapScanner &scanner, nb::object pages) {
 }  // namespace
 
 NB_MODULE(_native, m) {
+    // A tracker that is not closed lives until the process ends; it is no leak.
+    nb::set_leak_warnings(false);
     m.doc() = "Kernels of hatchway.memory.";
     m.def("abi_version", [] { return kAbiVersion; }, "Compared when it is loaded.");
     nb::class_<PagemapScanner>(m, "PagemapScanner",

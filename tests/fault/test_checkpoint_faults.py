@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,21 @@ import numpy as np
 import pytest
 import torch
 
-from hatchway.base import CheckpointError
+from hatchway.base import CheckpointError, DiskError
 from hatchway.checkpoint import (
     DamagedCheckpointError,
     IncrementalSnapshot,
+    layout,
     restore,
+    restoring,
     retention,
+    saving,
     steps_of,
 )
-from hatchway.disk import ImageWriteError
-from hatchway.disk.active import OpenFile
+from hatchway.checkpoint.directory import path_of
+from hatchway.checkpoint.layout import Layout
+from hatchway.disk import BackingFileError, Chain, ImageWriteError, merge
+from hatchway.disk.active import OpenFile, creation
 
 pytestmark = pytest.mark.fault
 
@@ -229,6 +236,139 @@ def test_a_merge_that_fails_is_told_and_one_that_is_cut_off_changes_nothing(
     assert len(steps_of(tmp_path)) == 5
     with pytest.raises(ValueError, match="keep is 0"):
         IncrementalSnapshot({"a": array}, tmp_path, keep=0)
+
+
+def test_an_interrupted_save_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.zeros(NUM_PAGES * PAGE, np.uint8)
+
+    def interrupted(*arguments: Any, **named: Any) -> None:
+        if named:
+            creation.create_filled(*arguments, **named)
+        raise KeyboardInterrupt
+
+    with IncrementalSnapshot({"a": array}, tmp_path) as snapshot:
+        snapshot.save()
+        cuts = (Layout, "clusters_of"), (creation, "sync_directory"), (saving, "create_filled")
+        for number, (where, what) in enumerate(cuts):
+            array[number * PAGE * 5] = 1 + number
+            with monkeypatch.context() as patch:
+                patch.setattr(where, what, interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    snapshot.save()
+            assert snapshot.save().step == number + 1
+            assert np.array_equal(restored(tmp_path)[1], array)
+
+
+def test_what_could_not_be_read_back_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = np.zeros(PAGE, np.uint8)
+    monkeypatch.setattr(layout, "_MOST_BYTES", 2 * PAGE)
+    with IncrementalSnapshot({"a": array}, tmp_path) as snapshot:
+        with pytest.raises(TypeError, match="extra is a str; it may be bytes"):
+            snapshot.save("text")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"extra has 8192 bytes; 81\d\d are possible"):
+            snapshot.save(bytes(2 * PAGE))
+        snapshot.save(bytearray(b"x" * PAGE))
+    assert restore(tmp_path, {"a": array}).extra == b"x" * PAGE
+
+
+def test_what_cannot_be_restored_into_is_named(tmp_path: Path) -> None:
+    save_steps(tmp_path, 1)
+    constant = np.frombuffer(bytes(NUM_PAGES * PAGE), np.uint8)
+    with pytest.raises(ValueError, match=r"into\['a'\] is an array that cannot be written to"):
+        restore(tmp_path, {"a": constant})
+    assert not constant.any()
+    with pytest.raises(ValueError, match=r"into\['a'\] is memory from 0x1000 .* not mapped"):
+        restore(tmp_path, {"a": (PAGE, NUM_PAGES * PAGE)})
+
+
+def test_a_restore_that_a_merge_overtakes_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = save_steps(tmp_path, 5)
+    read, top = restoring.read_description, path_of(tmp_path, 4)
+
+    def overtaken(chain: Chain, path: Path) -> Any:
+        monkeypatch.setattr(restoring, "read_description", read)
+        merge(top, 0, path_of(tmp_path, 3), remove=True)
+        # What a chain says that was being opened when the files below it went away.
+        raise BackingFileError("step-00000002.qcow2 cannot be opened", path=path)
+
+    monkeypatch.setattr(restoring, "read_description", overtaken)
+    found, array = restored(tmp_path)
+    assert found[::2] == (4, [])
+    assert steps_of(tmp_path) == [3, 4]
+    assert np.array_equal(array, held[4])
+
+
+def test_a_step_that_must_not_be_read_is_no_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_steps(tmp_path, 2)
+    os_open = os.open
+
+    def forbidden(path: Any, *arguments: Any, **named: Any) -> int:
+        if str(path).endswith("step-00000001.qcow2"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return os_open(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", forbidden)
+    with pytest.raises(DiskError, match="Permission denied"):
+        restored(tmp_path)
+    assert restored(tmp_path, 0)[0].step == 0
+
+
+def test_a_directory_is_free_when_it_is_closed_whatever_was_forked(tmp_path: Path) -> None:
+    array = np.zeros(PAGE, np.uint8)
+    snapshot = IncrementalSnapshot({"a": array}, tmp_path)
+    goes_on, ends = os.pipe()
+    child = os.fork()
+    if not child:
+        snapshot.close()  # lets go of the child's own share only
+        os.write(ends, b"closed")
+        time.sleep(60)
+        os._exit(0)
+    try:
+        os.read(goes_on, 6)
+        with pytest.raises(CheckpointError, match="is in use"):
+            IncrementalSnapshot({"a": array}, tmp_path)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(goes_on)
+        os.close(ends)
+    bystander = os.fork()
+    if not bystander:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        snapshot.close()
+        IncrementalSnapshot({"a": array}, tmp_path).close()
+    finally:
+        os.kill(bystander, signal.SIGKILL)
+        os.waitpid(bystander, 0)
+
+
+def test_what_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.zeros(PAGE, np.uint8)
+    (tmp_path / ".step-00000000.qcow2.0123456789abcdef").touch()
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(CheckpointError, match="cannot be used: Permission denied"):
+        IncrementalSnapshot({"a": array}, tmp_path)
+    (tmp_path / "steps").mkdir()
+    with IncrementalSnapshot({"a": array}, tmp_path / "steps", keep=1) as snapshot:
+        for _ in range(4):
+            snapshot.save()
+        assert snapshot._retention is not None
+        assert snapshot._retention._thread is not None
+        snapshot._retention._thread.join()
+        with pytest.raises(CheckpointError, match="cannot be removed: Permission denied"):
+            snapshot.save()
 
 
 RESTORING = """

@@ -8,6 +8,9 @@ import gc
 import itertools
 import mmap
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +29,8 @@ from hatchway.memory import (
 )
 from hatchway.memory.pagemap import Pagemap
 from hatchway.memory.userfault import AsyncWriteProtection
+from hatchway.memory.watching import WATCHED
+from hatchway.memory.whole import WholeBlocks
 
 pytestmark = pytest.mark.real
 
@@ -193,6 +198,39 @@ def test_a_fork_goes_its_own_way() -> None:
         assert tracker.collect().num_pages == 2
 
 
+def test_a_fork_during_a_collection_does_not_stall_the_child() -> None:
+    array = pages(4)
+    with DirtyTracker(array) as tracker:
+        with tracker._lock:  # as by a thread that collects
+            if not (child := os.fork()):
+                signal.alarm(20)
+                code = 1
+                try:
+                    tracker.close()
+                    tracker.collect()
+                except TrackerClosedError:
+                    code = 0
+                finally:
+                    os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        array[0] = 1
+        assert tracker.collect().num_pages == 1
+
+
+def test_thousands_of_regions_may_be_replaced_at_once() -> None:
+    num = 1500
+    address = LIBC.mmap(None, 2 * num * PAGE, 3, PRIVATE, -1, 0)
+    rows = [(address + 2 * rank * PAGE, PAGE) for rank in range(num)]
+    try:
+        with DirtyTracker(rows) as tracker:
+            for start, _ in rows:
+                LIBC.mmap(start, PAGE, 3, PRIVATE | MAP_FIXED, -1, 0)
+            assert tracker.collect().num_pages == num
+            assert not len(tracker.collect())
+    finally:
+        LIBC.munmap(address, 2 * num * PAGE)
+
+
 def test_what_another_mapping_replaced_is_dirty(mapped: int) -> None:
     with DirtyTracker((mapped, 64 * PAGE)) as tracker:
         LIBC.mmap(mapped + 5 * PAGE, PAGE, 3, PRIVATE | MAP_FIXED, -1, 0)
@@ -214,12 +252,15 @@ def test_memory_that_goes_away_is_named_and_nothing_is_lost(mapped: int) -> None
         pass
 
 
-def test_a_tensor_that_moved_is_named() -> None:
-    tensor = torch.zeros(10_000)
-    with DirtyTracker(tensor) as tracker:
+def test_a_tensor_or_an_array_that_moved_is_named() -> None:
+    tensor, array = torch.zeros(10_000), np.zeros(10_000)
+    with DirtyTracker(tensor) as one, DirtyTracker(array) as other:
         tensor.resize_(1_000_000)
         with pytest.raises(RegionError, match=r"tensor of shape .*was it resized"):
-            tracker.collect()
+            one.collect()
+        array.resize(1_000_000, refcheck=False)
+        with pytest.raises(RegionError, match=r"array of shape .*was it resized"):
+            other.collect()
 
 
 def test_what_is_tracked_stays_mapped() -> None:
@@ -253,6 +294,54 @@ def test_interrupted_it_tells_all_the_next_time(monkeypatch: pytest.MonkeyPatch)
         assert other.collect().num_pages >= 30
 
 
+@pytest.mark.parametrize("backend", ["pagemap_scan", "hash"])
+def test_interrupted_after_the_scan_it_tells_all_the_next_time(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = pages(50)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with DirtyTracker(array, backend=backend) as tracker:
+        array[0] = 1
+        with monkeypatch.context() as patch:
+            patch.setattr(WholeBlocks, "note", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                tracker.collect()
+        assert tracker.collect().num_pages == 50
+        assert not len(tracker.collect())
+
+
+def test_a_start_that_is_interrupted_takes_nothing_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    array = pages(50)
+    scan = Pagemap.take_written
+
+    def interrupted(*arguments: Any) -> None:
+        scan(*arguments)
+        raise KeyboardInterrupt
+
+    with DirtyTracker(array) as tracker:
+        array[7 * PAGE] = 1
+        with monkeypatch.context() as patch:
+            patch.setattr(Pagemap, "take_written", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                DirtyTracker(array[5 * PAGE :]).start()
+        assert tracker.collect().num_pages >= 1
+
+
+def test_a_tracker_that_is_seldom_asked_keeps_few_notes() -> None:
+    array = pages(50)
+    with DirtyTracker(array) as seldom, DirtyTracker(array) as often:
+        for number in range(500):
+            array[number % 9 * PAGE] += 1
+            often.collect()
+        assert max(len(one.noted) for one in WATCHED._watchers) < 100
+        assert seldom.collect().num_pages == 9
+
+
 def test_another_userfaultfd_is_named() -> None:
     memory = mmap.mmap(-1, 4 * PAGE)
     start = np.frombuffer(memory, np.uint8).__array_interface__["data"][0]
@@ -282,24 +371,18 @@ def test_a_kernel_that_cannot_is_replaced_or_named(monkeypatch: pytest.MonkeyPat
         assert tracker.statistics().backend == "hash"
 
 
-@pytest.mark.parametrize(
-    ("regions", "error", "says"),
-    [
-        ([], ValueError, "regions is empty"),
-        ("text", TypeError, "regions is a str"),
-        ([3], TypeError, r"regions\[0\] is a int"),
-        (np.zeros(0), ValueError, "is empty"),
-        (torch.zeros(0), ValueError, "is empty"),
-        (torch.zeros(3, device="meta"), ValueError, "lies on meta"),
-        (np.array([object()]), ValueError, "Python objects"),
-        (b"bytes", ValueError, "cannot be written to"),
-        ((0, 10), ValueError, "must be above 0"),
-        ((4096, -1), ValueError, "must be above 0"),
-    ],
-)
-def test_what_cannot_be_tracked_is_named(regions: Any, error: type[Exception], says: str) -> None:
-    with pytest.raises(error, match=says):
-        DirtyTracker(regions)
+def test_a_tracker_that_nobody_closed_is_no_complaint_at_the_end() -> None:
+    script = """
+import numpy as np
+from hatchway.memory import DirtyTracker
+array = np.zeros(9999)
+tracker = DirtyTracker(array)
+tracker.start()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_wrong_arguments_are_named() -> None:

@@ -48,19 +48,29 @@ class HeldDirectory:
             path.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise CheckpointError(f"{path} cannot be used: {error.strerror}") from error
+            raise _unusable(path, error) from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for name in os.listdir(path):
+                if _UNFINISHED.fullmatch(name):
+                    (path / name).unlink(missing_ok=True)
         except OSError as error:
             os.close(self._fd)
-            raise CheckpointError(
-                f"{path} is in use: another snapshot, of this process or another, saves there; "
-                "give each its own directory"
-            ) from error
-        for name in os.listdir(path):
-            if _UNFINISHED.fullmatch(name):
-                (path / name).unlink(missing_ok=True)
+            if isinstance(error, BlockingIOError):
+                raise CheckpointError(
+                    f"{path} is in use: another snapshot, of this process or another, saves there; "
+                    "give each its own directory"
+                ) from error
+            raise _unusable(path, error) from error
+        self._process = os.getpid()
 
     def close(self) -> None:
-        """Let others add to it."""
+        """Let others add to it; in a forked child, let go of it only."""
+        # A child that was forked meanwhile, a worker say, has the descriptor too.
+        if self._process == os.getpid():
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
         os.close(self._fd)
+
+
+def _unusable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be used: {error.strerror}")

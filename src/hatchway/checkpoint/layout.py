@@ -124,12 +124,22 @@ class Layout:
 
 
 def packed(step: int, layout: Layout, extra: bytes) -> tuple[bytes, bytes]:
-    """The first cluster of a step, and what lies at its end."""
+    """The first cluster of a step, and what lies at its end.
+
+    Raises:
+        TypeError: If ``extra`` is not bytes.
+        ValueError: If it is too long to be read back.
+    """
     described = {"regions": {name: list(place) for name, place in layout.places.items()}}
     text = json.dumps(described).encode()
-    at = (1 + layout.num_clusters) * CLUSTER
-    at += -(-layout.num_clusters * CRC_BYTES // CLUSTER) * CLUSTER
+    if not isinstance(extra, bytes | bytearray):
+        raise TypeError(f"extra is a {type(extra).__name__}; it may be bytes, as of pickle.dumps()")
     end = text + extra
+    if len(end) > _MOST_BYTES:
+        raise ValueError(
+            f"extra has {len(extra)} bytes; {_MOST_BYTES - len(text)} are possible: save large "
+            "things as regions"
+        )
     head = _HEAD.pack(
         _MAGIC, _VERSION, step, layout.num_clusters, len(text), len(extra), zlib.crc32(end)
     )

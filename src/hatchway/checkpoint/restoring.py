@@ -21,7 +21,8 @@ from hatchway.checkpoint.layout import (
     read_description,
 )
 from hatchway.disk import Chain
-from hatchway.memory.regions import bytes_at, region_of
+from hatchway.memory.mappings import first_unmapped
+from hatchway.memory.regions import Region, bytes_at, pages_of, region_of
 
 __all__ = ["Restored", "restore", "steps_of"]
 
@@ -52,11 +53,14 @@ def restore(
     Args:
         directory: That of an :class:`~hatchway.checkpoint.IncrementalSnapshot`.
         into: Where to, by the names that were saved: all of them or some, each of the size that
-            it had. Any process will do, at any addresses.
+            it had. Any process will do, at any addresses. Bytes are brought back as they lay in
+            memory, those between the items of a view included: dtypes and strides must be those
+            that were saved.
         step: Which one; None for the last that is not damaged.
 
     Raises:
         CheckpointError: If there is no such step, or names or sizes are others.
+        DiskError: If a file of the step must not be read.
         DamagedCheckpointError: If the step, or every one, is damaged. What it was restored into
             is in part what it was and in part what was saved then.
         TypeError: If something cannot be restored into.
@@ -75,7 +79,11 @@ def restore(
         try:
             return Restored(one, _restore(path_of(root, one), one, into), skipped)
         except (DamagedCheckpointError, DiskError) as error:
-            if step is not None or one == steps[0]:
+            # Not damaged, perhaps: a merge took a file away while the chain was being opened.
+            if not set(steps) <= set(steps_of(root)):
+                return restore(root, into, step=step)
+            is_forbidden = isinstance(error.__cause__, PermissionError)
+            if step is not None or one == steps[0] or is_forbidden:
                 raise
             skipped.append((one, str(error)))
     raise AssertionError  # the first step raises, or returns
@@ -98,6 +106,7 @@ def _restore(path: Path, step: int, into: Mapping[str, Any]) -> bytes:
                     f"into[{name!r}] has {region.end - region.start} bytes; {path} has "
                     f"{place.num_bytes} of that name"
                 )
+            _check_room(region, into[name], name)
         for place, region in targets.values():
             _read(chain, path, found, place, region.start)
         return found.extra
@@ -108,6 +117,17 @@ def _place(found: Description, name: str, path: Path) -> Place:
         known = ", ".join(sorted(found.regions)[:8])
         raise CheckpointError(f"{path} holds nothing named {name!r}; it holds {known} ...")
     return found.regions[name]
+
+
+def _check_room(region: Region, target: Any, name: str) -> None:
+    """Raise where writing would crash the process, or change what must not change."""
+    if isinstance(target, np.ndarray) and not target.flags.writeable:
+        raise ValueError(f"into[{name!r}] is an array that cannot be written to")
+    if first_unmapped(pages_of([region])) is not None:
+        raise ValueError(
+            f"into[{name!r}] is memory from {region.start:#x} to {region.end:#x}, of which some is "
+            "not mapped"
+        )
 
 
 def _read(chain: Chain, path: Path, found: Description, place: Place, address: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from hatchway.base.errors import HatchwayError
+from hatchway.base.errors import CheckpointError, HatchwayError
 from hatchway.checkpoint.directory import path_of, steps_of
 from hatchway.disk import merge
 
@@ -45,9 +45,10 @@ class Retention:
         failed, self._failed = self._failed, None
         if failed is not None:
             raise failed
+        if self._thread is not None and self._thread.is_alive():
+            return
         steps = [step for step in steps_of(self._directory) if step >= first]
-        is_running = self._thread is not None and self._thread.is_alive()
-        if len(steps) >= 2 * self._keep + 1 and not is_running:
+        if len(steps) >= 2 * self._keep + 1:
             name = f"hatchway merges steps in {self._directory}"
             self._thread = threading.Thread(target=self._run, args=(steps,), name=name, daemon=True)
             self._thread.start()
@@ -67,6 +68,11 @@ class Retention:
                 path_of(self._directory, step).unlink()
         except _EndedError:
             pass
+        except OSError as error:
+            self._failed = CheckpointError(
+                f"merged steps in {self._directory} cannot be removed: {error.strerror}; "
+                "let them be removable, or save without keep="
+            )
         except HatchwayError as error:
             self._failed = error
 

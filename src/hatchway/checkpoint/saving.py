@@ -90,6 +90,7 @@ class IncrementalSnapshot:
         self._lock = threading.Lock()
         self._is_closed = False
         self._last: int | None = None
+        self._begun: int | None = None
         # Not saved yet, and not told by the tracker again.
         self._pending: NDArray[np.int64] | None = None
         self._crcs: NDArray[np.uint32] = np.zeros(self._layout.num_clusters, "<u4")
@@ -130,6 +131,8 @@ class IncrementalSnapshot:
                 data loader, say.
 
         Raises:
+            TypeError: If ``extra`` is not bytes.
+            ValueError: If it has more than 1 GiB.
             CheckpointError: If it is closed.
             RegionError: If a region is not where it was.
             HatchwayError: What the merging of old steps failed with (see ``keep``). This step was
@@ -139,15 +142,18 @@ class IncrementalSnapshot:
         with self._lock:
             if self._is_closed:
                 raise CheckpointError("this snapshot is closed; make another one")
+            if self._begun == self._next:
+                # The save before was cut off, perhaps when its file had the name already.
+                path_of(self._directory.path, self._next).unlink(missing_ok=True)
             if self._retention is not None:
                 self._retention.look(self._first)
             begun = time.perf_counter()
             is_full = self._last is None
             layout, step = self._layout, self._next
+            first, end = packed(step, layout, extra)
             clusters = self._to_save()
             rows = (clusters - 1) // self._crcs_per_cluster
             crc_rows: NDArray[np.int64] = np.unique(rows)
-            first, end = packed(step, layout, extra)
             crcs_at = 1 + layout.num_clusters
             end_at = crcs_at + -(-layout.num_clusters // self._crcs_per_cluster)
             num_end = len(end) // CLUSTER
@@ -159,6 +165,7 @@ class IncrementalSnapshot:
                 pieces = [crcs[row * CLUSTER : (row + 1) * CLUSTER] for row in crc_rows.tolist()]
                 file.pwritev([*pieces, end], offset)
 
+            self._begun = step
             create_filled(
                 path_of(self._directory.path, step),
                 (end_at + num_end) * CLUSTER,
@@ -170,8 +177,8 @@ class IncrementalSnapshot:
                 backing_format=None if self._last is None else "qcow2",
                 cluster_size=CLUSTER,
             )
+            self._next, self._last = step + 1, step  # in this order: a step below is never reused
             self._pending = np.empty(0, np.int64)
-            self._last, self._next = step, step + 1
             return Saved(
                 step,
                 path_of(self._directory.path, step),
@@ -182,11 +189,13 @@ class IncrementalSnapshot:
 
     def _to_save(self) -> NDArray[np.int64]:
         """The clusters of the next step; they stay pending until it is there."""
+        # If this is interrupted, the next step holds everything.
+        pending, self._pending = self._pending, None
         dirty = self._tracker.collect()
-        if self._pending is None:
+        if pending is None:
             return np.arange(1, 1 + self._layout.num_clusters)
         found = self._layout.clusters_of(dirty.addresses)
-        self._pending = np.union1d(self._pending, found) if len(self._pending) else found
+        self._pending = np.union1d(pending, found) if len(pending) else found
         return self._pending
 
     def _write_memory(self, file: OpenFile, offset: int, clusters: NDArray[np.int64]) -> int:

@@ -136,10 +136,12 @@ def _region_of(source: Any) -> Region | None:
 
 def _tensor(tensor: Any) -> Region:
     """The extent of a tensor, which torch need not be imported for."""
+    if tensor.is_nested or str(tensor.layout) != "torch.strided":
+        kind = "nested" if tensor.is_nested else tensor.layout
+        raise ValueError(f"a tensor is {kind}; only dense ones lie in one place: give its parts")
     name = f"tensor of shape {tuple(tensor.shape)}"
     if tensor.device.type != "cpu":
         raise ValueError(f"{name} lies on {tensor.device}; only memory of the host is tracked")
-
     if not tensor.numel():
         raise ValueError(f"{name} is empty")
 
@@ -157,8 +159,12 @@ def _array(array: np.ndarray[Any, Any]) -> Region:
         raise ValueError(f"{name} is empty")
     if array.dtype.hasobject:
         raise ValueError(f"{name} holds Python objects, whose own bytes lie elsewhere")
-    start: int = array.__array_interface__["data"][0]
-    return _checked(*_extent(start, array.shape, array.strides, array.itemsize), array, None, name)
+
+    def where() -> tuple[int, int]:
+        start: int = array.__array_interface__["data"][0]
+        return _extent(start, array.shape, array.strides, array.itemsize)
+
+    return _checked(*where(), array, where, name)
 
 
 def _extent(
@@ -178,4 +184,5 @@ def _checked(start: int, end: int, owner: object, where: Any, name: str) -> Regi
 
 
 def _is_int(value: object) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+    # Arrays and tensors have __index__ too.
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -96,12 +96,13 @@ class DirtyTracker:
     A page that is written while ``with`` holds is in the next collection; one that is written
     during a collection is in that or in the one after it: no write is missed, by whatever thread
     (or by the kernel, as in a ``read`` into it), as long as it comes through this process's own
-    mapping. Pages that were given back (``MADV_DONTNEED``) count as written. A page may be told
-    that was not written: at the first use of a page, and where most of a block of 2 MiB was
-    written before, which is then taken whole (see ``whole_above``).
+    mapping. Anonymous pages that were given back (``MADV_DONTNEED``) count as written. A page may
+    be told that was not written: at the first use of a page, and where most of a block of 2 MiB
+    was written before, which is then taken whole (see ``whole_above``).
 
-    Not seen: what other processes write to shared memory, ``pwrite`` to a file that is mapped,
-    and devices.
+    Not seen: what is written to shared memory by other processes or through another mapping,
+    ``pwrite`` to a file that is mapped, holes punched into either, pages of a private mapping of
+    a file that are given back, and devices.
 
     Several trackers may watch the same memory. One tracker may be asked from several threads.
     In a forked child it tells nothing; make another one there.
@@ -136,6 +137,8 @@ class DirtyTracker:
         self._whole_above = whole_above
         self._lock = threading.Lock()
         self._process = 0
+        # What an interrupted collection may have found; all of it, or nothing.
+        self._owed = ranges.empty()
         self._seen = TrackerStatistics(
             backend, ranges.num_bytes(self._pages) // PAGE_BYTES, 0, 0, 0, 0
         )
@@ -160,13 +163,16 @@ class DirtyTracker:
                 self._blocks = WholeBlocks(self._pages, self._whole_above)
                 self._backend = backend_of(self._wanted, self._pages)
                 self._process = os.getpid()
+                self._owed = ranges.empty()
                 self._seen = self._seen._replace(backend=self._backend.name, num_resting_blocks=0)
 
     def close(self) -> None:
         """End; the memory is as it was before. May be called again."""
+        if self._is_forked():
+            return
         with self._lock:
             backend, self._backend = self._backend, None
-            if backend is not None and self._process == os.getpid():
+            if backend is not None:
                 backend.close()
 
     def collect(self) -> DirtyPages:
@@ -178,21 +184,24 @@ class DirtyTracker:
             TrackerClosedError: If the tracker is not started, was closed, or is that of the
                 process which forked this one.
         """
+        if self._is_forked():
+            raise TrackerClosedError(
+                f"this tracker is that of process {self._process}, which forked this one; "
+                "make another one here"
+            )
         with self._lock:
             backend = self._backend
             if backend is None:
                 raise TrackerClosedError(
                     "this tracker is not started; use it in `with`, or call start()"
                 )
-            if self._process != os.getpid():
-                raise TrackerClosedError(
-                    f"this tracker is that of process {self._process}, which forked this one; "
-                    "make another one here"
-                )
             self._check_owners()
+            owed, self._owed = self._owed, self._pages
             found = backend.take(self._blocks.looked_at())
             whole = self._blocks.taken_whole()
             self._blocks.note(found)
+            if len(owed):
+                found = owed
             num_whole = 0
             if len(whole):
                 found = ranges.union(found, whole)
@@ -207,11 +216,16 @@ class DirtyTracker:
                 num_whole_before + num_whole,
                 self._blocks.num_resting,
             )
+            self._owed = ranges.empty()
             return dirty
 
     def statistics(self) -> TrackerStatistics:
         """What it saw up to now."""
         return self._seen
+
+    def _is_forked(self) -> bool:
+        """Whether this is a child, in which the lock may be held by a thread that is not there."""
+        return self._process not in (0, os.getpid())
 
     def _check_owners(self) -> None:
         for region in self.regions:

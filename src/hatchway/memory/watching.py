@@ -17,6 +17,7 @@ from hatchway.memory.pagemap import Pagemap
 from hatchway.memory.ranges import Ranges, difference, intersection, union
 from hatchway.memory.userfault import AsyncWriteProtection
 
+_MOST_NOTES = 64
 _NOT_WATCHED = (errno.EPERM, errno.EAGAIN)
 _REFUSALS = {
     errno.EBUSY: "another userfaultfd has it: another library or a debugger tracks it",
@@ -38,6 +39,12 @@ class Watcher:
     def __init__(self, pages: Ranges) -> None:
         self.pages = pages
         self.noted: list[Ranges] = []
+
+    def note(self, taken: Ranges) -> None:
+        """Keep what another one took, in little room however seldom this one asks."""
+        self.noted.append(taken)
+        if len(self.noted) > _MOST_NOTES:
+            self.noted = [union(*self.noted)]
 
 
 class WatchedPages:
@@ -71,6 +78,7 @@ class WatchedPages:
                 self._register(pages)
                 self._take(watcher, pages)
             except BaseException:
+                self._note_all(pages)
                 self._leave(watcher)
                 raise
         return watcher
@@ -90,8 +98,7 @@ class WatchedPages:
                     found = intersection(union(found, *watcher.noted), pages)
                     watcher.noted = []
             except BaseException:  # interrupted, say: what was found may be lost
-                for each in self._watchers:
-                    each.noted.append(intersection(each.pages, pages))
+                self._note_all(pages)
                 raise
         return found
 
@@ -137,22 +144,33 @@ class WatchedPages:
     def _take(self, watcher: Watcher, pages: Ranges) -> Ranges:
         assert self._pagemap is not None
         found, num_done, error = self._pagemap.take_written(pages)
-        if error:
+        parts, registered = [found], 0
+        while error:
             start, end = pages[num_done].tolist()
             if error == errno.ENOMEM:
                 raise not_mapped(start, end)
-            if error not in _NOT_WATCHED:
+            if error not in _NOT_WATCHED or start == registered:
                 raise OSError(error, os.strerror(error))
             # Something else is mapped there now, so all of it may have changed. What was
             # protected before the scan came to it is lost from the answer.
             self._register(pages[num_done : num_done + 1])
-            rest = self._take(watcher, pages[num_done:])
-            found = union(found, pages[num_done : num_done + 1], rest)
+            registered = start
+            parts.append(pages[num_done : num_done + 1])
+            pages = pages[num_done:]
+            found, num_done, error = self._pagemap.take_written(pages)
+            parts.append(found)
+        if len(parts) > 1:
+            found = union(*parts)
         if len(self._watchers) > 1 and len(found):
             for other in self._watchers:
                 if other is not watcher and len(seen := intersection(found, other.pages)):
-                    other.noted.append(seen)
+                    other.note(seen)
         return found
+
+    def _note_all(self, pages: Ranges) -> None:
+        """Pages of which it is not known what was written: whoever watches them is told all."""
+        for each in self._watchers:
+            each.note(intersection(each.pages, pages))
 
     def _leave(self, watcher: Watcher) -> None:
         self._watchers.remove(watcher)

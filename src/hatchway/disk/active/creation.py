@@ -274,7 +274,11 @@ def _new_file(target: Path) -> Iterator[OpenFile]:
         try:
             # A link, unlike a renaming, does not replace what is there.
             os.link(temporary, target)
-            sync_directory(target.parent)
+            try:
+                sync_directory(target.parent)
+            except BaseException:
+                os.unlink(target)
+                raise
         except OSError as error:
             raise _not_made(target, error) from error
     finally:
