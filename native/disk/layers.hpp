@@ -16,7 +16,7 @@
 namespace hatchway {
 
 // An L1 table that is longer is read piece by piece, as it is needed.
-constexpr std::uint64_t kKeptL1Bytes = 4096;
+constexpr std::uint64_t kKeptL1Bytes = 512;
 
 // Reads until all is there or the file ends. Returns what was read, or -1.
 inline ssize_t read_fully(int fd, void *target, std::size_t size, std::uint64_t offset) {

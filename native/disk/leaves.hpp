@@ -30,8 +30,9 @@ class SpinLock {
     std::atomic<bool> held_{false};
 };
 
-// Granules that lie behind each other in one file, or are of one kind that lies nowhere.
-struct Piece {
+// Granules that lie behind each other in one file, or are of one kind that lies nowhere. There
+// are many of them: 14 bytes each, not 16.
+struct [[gnu::packed]] Piece {
     std::uint64_t word;  // of the first
     std::uint16_t first, end, layer;
 };
@@ -40,7 +41,8 @@ constexpr std::uint64_t following(std::uint64_t word, std::uint64_t granule_byte
     return kind_of(word) == kData ? word + granule_bytes : word;
 }
 
-// A leaf as it is kept: as pieces, if there are few of them.
+// A leaf as it is kept: as pieces, if there are few of them. Granules that no file says anything
+// of lie in none.
 class KeptLeaf {
   public:
     KeptLeaf(std::unique_ptr<Leaf> leaf, std::uint64_t granule_bytes)
@@ -65,6 +67,9 @@ class KeptLeaf {
             const Piece *found = std::upper_bound(
                 pieces_.get(), pieces_.get() + num_pieces_, rank,
                 [](std::uint16_t wanted, const Piece &piece) { return wanted < piece.end; });
+            const bool is_last = found == pieces_.get() + num_pieces_;
+            if (is_last || rank < found->first)
+                return {0, rank, is_last ? std::uint16_t{kLeafGranules} : found->first, 0};
             Piece piece = *found;
             if (kind_of(piece.word) == kData)
                 piece.word += (rank - piece.first) * granule_bytes_;
@@ -79,6 +84,7 @@ class KeptLeaf {
             leaf = *full_;
             return;
         }
+        leaf = {};
         for (std::size_t at = 0; at < num_pieces_; ++at) {
             std::uint64_t word = pieces_[at].word;
             for (std::size_t rank = pieces_[at].first; rank < pieces_[at].end; ++rank) {
@@ -123,7 +129,7 @@ class KeptLeaf {
     void for_each_piece(const Leaf &leaf, Visit visit) const {
         for (std::size_t rank = 0; rank < kLeafGranules;) {
             const Piece piece = piece_of(leaf, rank);
-            visit(piece);
+            if (piece.word != 0) visit(piece);
             rank = piece.end;
         }
     }

@@ -261,7 +261,7 @@ def asked_and_not_taken(path: Path) -> nbd.Client:
     client = nbd.Client(path)
     client.go()
     for cookie in range(3):
-        client.send(client.request(nbd.READ, 0, MIB, cookie=cookie))
+        client.send(client.request(nbd.READ, 0, MIB, cookie=cookie, flags=nbd.DONT_FRAGMENT))
     client.take(20)
     return client
 
@@ -305,6 +305,6 @@ def test_a_client_that_takes_no_answers_is_ended_when_there_is_no_room_for_anoth
         nbd.Client(path) as other,
     ):
         other.go()
-        assert other.read(MIB, MIB) == content[MIB:]
+        assert other.read(MIB, MIB, nbd.DONT_FRAGMENT) == content[MIB:]
         with pytest.raises((EOFError, ConnectionError)):
             silent.take(3 * MIB)

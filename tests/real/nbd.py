@@ -14,6 +14,7 @@ READ, WRITE, DISCONNECT, FLUSH, TRIM, CACHE, WRITE_ZEROES, BLOCK_STATUS = range(
 EXPORT_NAME, ABORT, LIST, INFO, GO = 1, 2, 3, 6, 7
 STRUCTURED_REPLY, LIST_META_CONTEXT, SET_META_CONTEXT = 8, 9, 10
 ACK = 1
+FUA, DONT_FRAGMENT = 1, 4
 POLICY = 1 << 31 | 2
 OPTION = struct.Struct(">QII")
 OPTION_REPLY = struct.Struct(">QIII")
@@ -87,15 +88,19 @@ class Client:
         assert magic == 0x668E33EF
         return cookie, kind, self.take(length)
 
-    def read(self, offset: int, length: int) -> bytes:
-        self.send(self.request(READ, offset, length))
+    def read(self, offset: int, length: int, flags: int = 0) -> bytes:
+        self.send(self.request(READ, offset, length, flags=flags))
         if not self.structured:
             cookie, error, data = self.simple_reply(length)
             assert (cookie, error) == (0, 0)
             return data
-        _, kind, payload = self.chunk()
-        assert (kind, payload[:8]) == (1, struct.pack(">Q", offset)), payload
-        return payload[8:]
+        found = b""
+        while len(found) < length:
+            _, kind, payload = self.chunk()
+            at = struct.pack(">Q", offset + len(found))
+            assert (kind, payload[:8]) == (1, at), payload[:100]
+            found += payload[8:]
+        return found
 
     def status(self, offset: int, length: int, flags: int = 0) -> list[tuple[int, int]]:
         """Lengths and states of the extents of the only context."""

@@ -2,6 +2,7 @@
 // came together; the pool does the rest.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
@@ -13,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "buffer.hpp"
 #include "exports.hpp"
 #include "extents.hpp"
 #include "handshake.hpp"
@@ -126,8 +128,19 @@ class Connection {
         return true;
     }
 
-    bool read_much(const Request &request) {
+    bool read_much(Request request) {
         if (!send()) return false;
+        // In pieces, which other replies may come between, there is no large one to be kept.
+        const bool in_pieces = terms_.structured && !(request.flags & kDf);
+        while (in_pieces && request.length > kSendBytes) {
+            Request piece = request;
+            piece.length = kSendBytes;
+            if (read_into(out_, piece, false, 0) != Outcome::done) break;
+            if (!send()) return false;
+            request.offset += kSendBytes;
+            request.length -= kSendBytes;
+        }
+        out_.clear();
         Held held(in_flight_, request.length);
         if (read_into(out_, request, false) == Outcome::done) return send();
         out_.clear();
@@ -147,9 +160,10 @@ class Connection {
         answer(out, request, error);
     }
 
-    Outcome read_into(Output &out, const Request &request, bool may_block) {
+    Outcome read_into(Output &out, const Request &request, bool may_block,
+                      std::uint16_t flags = kDone) {
         if (terms_.structured && request.length != 0) {
-            append_chunk(out, request.cookie, kOffsetData, request.length + 8);
+            append_chunk(out, request.cookie, kOffsetData, request.length + 8, flags);
             append<std::uint64_t>(out, request.offset);
         } else {
             answer(out, request, 0);
@@ -166,16 +180,38 @@ class Connection {
             const char *data = socket_.next(request.length);
             return data != nullptr && write(request, data, nullptr, nullptr);
         }
-        if (!send()) return false;
+        return send() && write_much(request);
+    }
+
+    // In pieces, as long as they lie in the highest file already; then the rest is kept.
+    bool write_much(Request request) {
+        std::size_t num_read = 0;
+        while (error_in(request) == 0) {
+            num_read = std::min<std::size_t>(request.length, kSendBytes);
+            in_.clear();
+            char *piece = in_.extend(num_read);
+            if (!socket_.read(piece, num_read)) return false;
+            Chain &chain = terms_.chosen->chain;
+            if (chain.overwrite(request.offset, num_read, piece) != Outcome::done) break;
+            statistics_.written_bytes.fetch_add(num_read, std::memory_order_relaxed);
+            request.offset += num_read;
+            request.length -= static_cast<std::uint32_t>(num_read);
+            num_read = 0;
+            if (request.length == 0) {
+                acknowledge(request);
+                return true;
+            }
+        }
         Held held(in_flight_, request.length);
-        auto kept = std::make_unique_for_overwrite<char[]>(request.length);
-        const char *data = kept.get();
-        return socket_.read(kept.get(), request.length) &&
+        Buffer kept = buffer_of(request.length);
+        char *data = kept.get();
+        std::copy_n(in_.view().data(), num_read, data);
+        return socket_.read(data + num_read, request.length - num_read) &&
                write(request, data, std::move(kept), &held);
     }
 
     // Data that are kept already have their room.
-    bool write(const Request &request, const char *data, std::unique_ptr<char[]> kept,
+    bool write(const Request &request, const char *data, Buffer kept,
                Held *held) {
         const int error = error_in(request);
         if (error != 0) {
@@ -185,17 +221,11 @@ class Connection {
         statistics_.written_bytes.fetch_add(request.length, std::memory_order_relaxed);
         if (terms_.chosen->chain.overwrite(request.offset, request.length, data) ==
             Outcome::done) {
-            if (!(request.flags & kFua)) {
-                answer(out_, request, 0);
-            } else {
-                hand_on(0, [this, request](Output &out) {
-                    answer(out, request, terms_.chosen->backend.flush());
-                });
-            }
+            acknowledge(request);
             return true;
         }
         if (kept == nullptr) {
-            kept = std::make_unique_for_overwrite<char[]>(request.length);
+            kept = buffer_of(request.length);
             std::memcpy(kept.get(), data, request.length);
         }
         std::shared_ptr<char[]> shared = std::move(kept);
@@ -206,6 +236,17 @@ class Connection {
         };
         held != nullptr ? hand_on(*held, std::move(job)) : hand_on(request.length, std::move(job));
         return true;
+    }
+
+    // What was written is in the file, and survives a crash if that was asked for.
+    void acknowledge(const Request &request) {
+        if (!(request.flags & kFua)) {
+            answer(out_, request, 0);
+        } else {
+            hand_on(0, [this, request](Output &out) {
+                answer(out, request, terms_.chosen->backend.flush());
+            });
+        }
     }
 
     int done_by_backend(const Request &request) {
@@ -311,7 +352,7 @@ class Connection {
     Statistics &statistics_;
     std::string refusal_;
     Terms terms_;
-    Output out_;
+    Output in_, out_;
     InFlight in_flight_;
     Outbox outbox_{socket_};  // ends before what it says when it has sent something
 };

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
-#include <memory>
 #include <string_view>
+#include <utility>
+
+#include "buffer.hpp"
 
 namespace hatchway::nbd {
 
@@ -37,13 +39,13 @@ class Output {
 
     void grow(std::size_t wanted) {
         const std::size_t capacity = std::max(wanted, std::min(2 * capacity_, kKeptBytes));
-        auto bytes = std::make_unique_for_overwrite<char[]>(capacity);
+        Buffer bytes = buffer_of(capacity);
         if (size_ != 0) std::memcpy(bytes.get(), bytes_.get(), std::min(size_, capacity));
         bytes_ = std::move(bytes);
         capacity_ = capacity;
     }
 
-    std::unique_ptr<char[]> bytes_;
+    Buffer bytes_;
     std::size_t size_ = 0, capacity_ = 0;
 };
 

@@ -1,7 +1,6 @@
 // A connected stream socket, read through a buffer.
 #pragma once
 
-#include <poll.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 
@@ -12,11 +11,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <string_view>
 #include <thread>
 #include <utility>
 
+#include "buffer.hpp"
 #include "descriptor.hpp"
 
 namespace hatchway::nbd {
@@ -24,7 +23,7 @@ namespace hatchway::nbd {
 class Socket {
   public:
     explicit Socket(Descriptor fd)
-        : fd_(std::move(fd)), buffer_(std::make_unique<char[]>(kBufferBytes)) {}
+        : fd_(std::move(fd)), buffer_(buffer_of(kBufferBytes, false)) {}
     Socket(const Socket &) = delete;
     Socket &operator=(const Socket &) = delete;
 
@@ -141,7 +140,7 @@ class Socket {
     int worth_ = 0;
     std::atomic<std::uint64_t> num_moved_{0};
     std::atomic<bool> is_reading_{false};
-    std::unique_ptr<char[]> buffer_;
+    Buffer buffer_;
     std::size_t begin_ = 0, end_ = 0;
 };
 
