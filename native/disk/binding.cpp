@@ -40,7 +40,7 @@ std::unique_ptr<Layer> layer_of(const nb::tuple &fields) {
 
 namespace {
 
-constexpr int kAbiVersion = 3;
+constexpr int kAbiVersion = 4;
 
 Layers layers_of(const LayerTuples &described) {
     Layers layers;

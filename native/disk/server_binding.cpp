@@ -4,7 +4,11 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <malloc.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/types.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -80,6 +84,25 @@ class PythonBackend : public nbd::Backend {
     nb::object self_;
 };
 
+[[noreturn]] void throw_errno() {
+    PyErr_SetFromErrno(PyExc_OSError);
+    throw nb::python_error();
+}
+
+int listen_at(nb::bytes path) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (path.size() >= sizeof address.sun_path) throw nb::value_error("path is too long");
+    std::memcpy(address.sun_path, path.c_str(), path.size());
+    nbd::Descriptor fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    // The mode that the name will have: Linux takes it from the socket.
+    if (fd.get() < 0 || fchmod(fd.get(), 0600) < 0 ||
+        bind(fd.get(), reinterpret_cast<const sockaddr *>(&address), sizeof address) < 0 ||
+        listen(fd.get(), SOMAXCONN) < 0)
+        throw_errno();
+    return fd.release();
+}
+
 using ExportTuple = nb::typed<nb::tuple, nb::str, ChainKernel, nb::any, bool>;
 using Counts = nb::typed<nb::dict, nb::str, int>;
 
@@ -140,6 +163,11 @@ class NbdServer {
 }  // namespace
 
 void bind_server(nb::module_ &m) {
+    m.def("listen_at", &listen_at, nb::arg("path"),
+          "The descriptor of a new socket that listens at a name in the file system, which this "
+          "user only may use.");
+    m.def("share_arena", [] { mallopt(M_ARENA_MAX, 1); },
+          "Have threads that are started from now on take small memory from where others do.");
     nb::class_<NbdServer>(m, "NbdServer", "Serves chains over NBD; see native/disk/nbd/server.hpp.")
         .def(nb::init<nb::typed<nb::list, ExportTuple>, std::size_t, std::size_t, std::size_t,
                       double>(),

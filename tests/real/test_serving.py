@@ -327,8 +327,8 @@ def test_a_client_beyond_the_limit_is_told_so(top: Path, tmp_path: Path) -> None
 
 def test_a_dead_host_at_the_other_end_is_noticed(top: Path) -> None:
     with Chain(top) as chain, Server(chain, address=("127.0.0.1", 0)) as server:
-        (listening,) = server._listening
-        with socket.create_connection(listening.socket.getsockname()) as client:
+        _, _, port = server.uris[0].rstrip("/").rpartition(":")
+        with socket.create_connection(("127.0.0.1", int(port))) as client:
             client.recv(1)
             with connected_to(client.getsockname()) as accepted:
                 assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import TYPE_CHECKING
 
 from hatchway import __version__
+from hatchway.cli.parsing import Parser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 on success, 2 if no subcommand was named.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="hatchway",
         description="Keep the accelerator of an ML training host loaded.",
     )
@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if named == "disk":
         from hatchway.cli import disk as disk_command
 
-        disk_command.add_arguments(disk)
+        following = arguments[arguments.index(named) + 1 :]
+        disk_command.add_arguments(disk, following[0] if following else None)
         return disk_command.run(parser.parse_args(arguments))
     parser.parse_args(arguments)
     parser.print_help(sys.stderr)

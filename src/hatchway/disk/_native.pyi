@@ -106,6 +106,16 @@ class TableReader:
         As take; and what they say is in the arrays of leaves from a guest offset on.
         """
 
+def listen_at(path: bytes) -> int:
+    """
+    The descriptor of a new socket that listens at a name in the file system, which this user only may use.
+    """
+
+def share_arena() -> None:
+    """
+    Have threads that are started from now on take small memory from where others do.
+    """
+
 class NbdServer:
     """Serves chains over NBD; see native/disk/nbd/server.hpp."""
 

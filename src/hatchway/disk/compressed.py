@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import threading
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from hatchway.base.lazy import LazyModule
 from hatchway.disk.errors import CorruptImageError
+
+if TYPE_CHECKING:
+    import zlib
+else:
+    zlib = LazyModule("zlib")  # of what is read, few things are compressed
 
 _SECTOR = 512
 _WINDOW_BITS = -12  # a raw deflate stream, as QEMU writes it

@@ -37,12 +37,14 @@ class Control:
 
     Raises:
         OSError: If another process listens there, or something else has that name.
+        RuntimeError: If Hatchway's compiled kernels are missing.
     """
 
     def __init__(self, chains: Mapping[str, Chain], path: Path) -> None:
         self._chains = dict(chains)
         self._listening = listen_at_path(path)
-        self._listening.socket.setblocking(False)
+        self._socket = socket.socket(fileno=os.dup(self._listening.fd))
+        self._socket.setblocking(False)
         self._ending, self._wake = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="hatchway-control", daemon=True)
         self._thread.start()
@@ -52,6 +54,7 @@ class Control:
         self._wake.close()
         self._thread.join()
         self._ending.close()
+        self._socket.close()
         self._listening.close()
 
     def __enter__(self) -> Control:
@@ -61,7 +64,7 @@ class Control:
         self.close()
 
     def _run(self) -> None:
-        listening = self._listening.socket
+        listening = self._socket
         while self._ending not in select.select([listening, self._ending], [], [])[0]:
             # A client that has gone, or says nothing, is none.
             with contextlib.suppress(OSError):

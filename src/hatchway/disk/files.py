@@ -38,9 +38,11 @@ class ImageFile:
         identity: As it was when it was opened, or :meth:`note_writes` was called.
     """
 
-    fd = -1
+    # A chain has up to thousands of these.
+    __slots__ = ("_descriptors", "_path", "fd", "identity")
 
     def __init__(self, path: Path, descriptors: Descriptors) -> None:
+        self.fd = -1
         self._path: Path | str = path
         self._descriptors = descriptors
         self.fd = open_to_read(path)
@@ -68,6 +70,10 @@ class ImageFile:
         if isinstance(self._path, str):
             self._path = Path(self._path)
         return self._path
+
+    def forget_path(self) -> None:
+        """Keep its name only, which takes less, until the path is asked for."""
+        self._path = str(self._path)
 
     @property
     def name(self) -> str:

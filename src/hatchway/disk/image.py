@@ -44,7 +44,17 @@ class Image:
         layout: How its tables are read, if it is a qcow2 file.
     """
 
-    format: Literal["qcow2", "raw"]
+    __slots__ = (
+        "_entries",
+        "_header",
+        "_l1",
+        "data",
+        "file",
+        "format",
+        "is_closed",
+        "layout",
+        "size",
+    )
 
     def __init__(
         self, path: Path, descriptors: Descriptors, image_format: str | None = None
@@ -52,7 +62,7 @@ class Image:
         self._begin(ImageFile(path, descriptors))
         try:
             start = self.file.read(FIRST_BYTES, 0)
-            self.format = _format_of(image_format, start, path)
+            self.format: Literal["qcow2", "raw"] = _format_of(image_format, start, path)
             self.size = -(-self.file.file_bytes // _SECTOR) * _SECTOR
             if self.format == "qcow2":
                 self.become(self._header_of(start))
@@ -268,6 +278,11 @@ class Image:
         self.size = header.size
         self.layout = layout_of(header)
         self._l1 = None
+
+    def forget_header(self) -> None:
+        """Keep of it and of the path only what reading needs, until they are asked for."""
+        self._header = None
+        self.file.forget_path()
 
     def close(self) -> None:
         """Close its files."""

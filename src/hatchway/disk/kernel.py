@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hatchway.base.native import load_kernels
@@ -16,7 +17,7 @@ from hatchway.disk.leaves import Leaf
 if TYPE_CHECKING:
     from hatchway.disk._native import ChainKernel, NbdServer, TableReader
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 
 _MODULE: Any = load_kernels("disk", ABI_VERSION)
 
@@ -141,13 +142,37 @@ def nbd_server_class() -> type[NbdServer]:
     Raises:
         RuntimeError: If there is no native code.
     """
+    found: type[NbdServer] = _needed().NbdServer
+    return found
+
+
+def listen_at(path: Path) -> int:
+    """The descriptor of a new socket that listens at a name in the file system, for this user.
+
+    Raises:
+        OSError: If that name cannot be had.
+        RuntimeError: If there is no native code.
+    """
+    try:
+        fd: int = _needed().listen_at(os.fsencode(path))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    return fd
+
+
+def share_arena() -> None:
+    """Have the threads of a process that does nothing but serve take less memory."""
+    if _MODULE is not None:
+        _MODULE.share_arena()
+
+
+def _needed() -> Any:
     if _MODULE is None:
         raise RuntimeError(
             "serving needs Hatchway's compiled kernels, which are not built here (`hatchway "
             "doctor` says more); install a wheel, or a C++ compiler and then Hatchway"
         )
-    found: type[NbdServer] = _MODULE.NbdServer
-    return found
+    return _MODULE
 
 
 def _described(images: Sequence[Image], top_fd: int) -> list[tuple[int, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,21 +44,21 @@ def open_layers(
     Raises:
         ImageError: If one cannot be opened, or must not be.
     """
-    with contextlib.ExitStack() as opened:
-        layers: list[Image] = []
+    layers: list[Image] = []
+    try:
         seen: dict[tuple[int, int], Image] = {}
         path: Path | None = top
         while path is not None:
             known = shortcut.take(path, image_format) if shortcut and layers else None
             if known is not None:
+                above = layers[-1]
+                layers += known
                 for image in known:
-                    opened.callback(image.close)
-                    layers.append(image)
-                    _note(image, layers[-2], seen)
+                    _note(image, above, seen)
                     _open_data_file(image, descriptors, allowed, locks=locks)
+                    above = image
                 break
             image = Image(path, descriptors, image_format)
-            opened.callback(image.close)
             layers.append(image)
             _note(image, layers[-2] if len(layers) > 1 else None, seen)
             is_locked = locks and not (is_written and path == top)
@@ -67,13 +66,17 @@ def open_layers(
                 lock_to_read(image.file.fd, path)
             _open_data_file(image, descriptors, allowed, locks=is_locked)
             path, image_format = backing_of(image, allowed)
+            image.forget_header()
             if len(layers) == MAX_LAYERS and path is not None:
                 raise BackingFileError(
                     f"{top} has more than {MAX_LAYERS} files in its chain", path=top
                 )
         if snapshot is not None:
             _show(layers[0], snapshot)
-        opened.pop_all()
+    except BaseException:
+        for image in layers:
+            image.close()
+        raise
     layers.reverse()
     return layers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal, NamedTuple
 
 from hatchway.disk.header import Header
@@ -46,9 +47,13 @@ class Known(NamedTuple):
     layout: Layout | None
 
 
+# The files of a chain mostly have the same.
+_shared = functools.lru_cache(maxsize=16)(Layout)
+
+
 def layout_of(header: Header) -> Layout:
     """What a header says of that."""
-    return Layout(
+    return _shared(
         header.cluster_bits,
         header.l1_offset,
         header.l1_size,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -101,6 +100,8 @@ def name_of(path: Path, named_by: Path) -> str:
 
 def _of_json(text: str, named_by: Path, role: str) -> str:
     """The file that a description in QEMU's JSON means, where it means a file."""
+    import json  # few names need it
+
     try:
         description = json.loads(text)
         while isinstance(description.get("file"), dict):

@@ -87,7 +87,7 @@ class Server:
                 self._listening.append(listen_at_path(Path(socket_path)))
             if address is not None:
                 self._listening.append(listen_at_port(*address))
-            self._server.start([one.socket.fileno() for one in self._listening])
+            self._server.start([one.fd for one in self._listening])
         except BaseException:
             self.close()
             raise

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare them."""
+def add_arguments(parser: argparse.ArgumentParser, named: str | None = None) -> None:
+    """Declare them: of the command that is named, or of all of them if there is none such."""
     parser.description = (
         "Chains of qcow2 images: look into them, check, index and serve them, keep them in order."
     )
     commands = parser.add_subparsers(dest="disk_command", metavar="COMMAND", required=True)
-    for declare in (_info, _map, _check, _index, _bench, _serve):
-        declare(commands)
-    for declare in (_snapshot, _commit, _rebase, _merge, _resize):
+    for declare in [_COMMANDS[named]] if named in _COMMANDS else _COMMANDS.values():
         declare(commands)
 
 
@@ -273,3 +271,18 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
     return int(text)
+
+
+_COMMANDS = {
+    "info": _info,
+    "map": _map,
+    "check": _check,
+    "index": _index,
+    "bench": _bench,
+    "serve": _serve,
+    "snapshot": _snapshot,
+    "commit": _commit,
+    "rebase": _rebase,
+    "merge": _merge,
+    "resize": _resize,
+}

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from hatchway.disk.chain import Chain
-from hatchway.disk.control import Control
+from hatchway.disk.kernel import share_arena
 from hatchway.disk.server import Server
 
 
@@ -30,6 +30,7 @@ def serve(args: argparse.Namespace) -> int:
     """
     if args.control is not None and not args.writable:
         raise ValueError("--control makes snapshots of what is written to; it needs --writable")
+    share_arena()
     with contextlib.ExitStack() as opened:
         chains: dict[str, Chain] = {}
         for name, path in map(_named, args.images):
@@ -55,7 +56,7 @@ def serve(args: argparse.Namespace) -> int:
                 num_threads=args.threads,
                 max_connections=args.max_connections,
             ) as server,
-            contextlib.nullcontext() if args.control is None else Control(chains, args.control),
+            _controlled(chains, args.control),
         ):
             if args.run is not None:
                 return _run(args.run, server)
@@ -80,6 +81,16 @@ def _open(path: Path, args: argparse.Namespace) -> Chain:
         allow_backing=args.allow_backing or args.allow_backing_in,
         lock=not args.no_lock,
     )
+
+
+def _controlled(
+    chains: dict[str, Chain], control: Path | None
+) -> contextlib.AbstractContextManager[object]:
+    if control is None:
+        return contextlib.nullcontext()
+    from hatchway.disk.control import Control  # and what it needs of sockets
+
+    return Control(chains, control)
 
 
 def _named(said: str) -> tuple[str, Path]:

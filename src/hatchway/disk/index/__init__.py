@@ -7,7 +7,8 @@ from hatchway.base.lazy import lazy_names
 if TYPE_CHECKING:
     from hatchway.disk.index.building import Built, build
     from hatchway.disk.index.records import LayerRecord
-    from hatchway.disk.index.stored import StoredIndex, sidecar_of
+    from hatchway.disk.index.sidecar import sidecar_of
+    from hatchway.disk.index.stored import StoredIndex
     from hatchway.disk.index.tables import digest_of
 
 __all__ = ["Built", "LayerRecord", "StoredIndex", "build", "digest_of", "sidecar_of"]
@@ -20,6 +21,6 @@ __getattr__ = lazy_names(
         "StoredIndex": "hatchway.disk.index.stored",
         "build": "hatchway.disk.index.building",
         "digest_of": "hatchway.disk.index.tables",
-        "sidecar_of": "hatchway.disk.index.stored",
+        "sidecar_of": "hatchway.disk.index.sidecar",
     },
 )

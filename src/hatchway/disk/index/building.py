@@ -13,7 +13,8 @@ from hatchway.disk.image import Image
 from hatchway.disk.index.appending import Appender, NewFile, file_system_time, link
 from hatchway.disk.index.commits import Made, copied, made
 from hatchway.disk.index.records import LayerRecord, record_of, recorded_name
-from hatchway.disk.index.stored import StoredIndex, sidecar_of
+from hatchway.disk.index.sidecar import sidecar_of
+from hatchway.disk.index.stored import StoredIndex
 from hatchway.disk.index.tables import digest_of
 from hatchway.disk.index.tree import IndexFile, Tree, check
 from hatchway.disk.locks import lock_to_append

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hatchway.disk import kernel
 from hatchway.disk.fields import Feature
 from hatchway.disk.files import Descriptors, Identity, ImageFile, identity_of
 from hatchway.disk.image import Image
-from hatchway.disk.index.records import LayerRecord
-from hatchway.disk.index.stored import StoredIndex
+from hatchway.disk.index.sidecar import has_sidecar
 from hatchway.disk.layout import Known, Layout
 from hatchway.disk.naming import Allowed
+
+if TYPE_CHECKING:
+    from hatchway.disk.index.records import LayerRecord
+    from hatchway.disk.index.stored import StoredIndex
 
 
 class Shortcut:
@@ -73,6 +77,10 @@ class Shortcut:
 
     def _find(self, path: Path) -> bool:
         """Look for an index beside a layer, and hold those of its layers that are as it says."""
+        if not has_sidecar(path):
+            return False
+        from hatchway.disk.index.stored import StoredIndex  # most chains have none
+
         found = StoredIndex.find(path)
         if found is None:
             return False

@@ -25,6 +25,7 @@ from hatchway.disk.index.records import (
     parse_records,
     recorded_name,
 )
+from hatchway.disk.index.sidecar import has_sidecar, sidecar_of
 from hatchway.disk.index.tree import MAX_DEPTH, IndexFile, Tree
 from hatchway.disk.layers import MAX_LAYERS
 from hatchway.disk.leaves import LEAF_GRANULES
@@ -33,13 +34,7 @@ from hatchway.disk.words import KIND_SHIFT, Kind
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SUFFIX = ".hatchway-index"
 _DATA = Kind.DATA << KIND_SHIFT
-
-
-def sidecar_of(layer: Path) -> Path:
-    """Where the index of the chain up to a layer lies, if there is one."""
-    return layer.with_name(layer.name + SUFFIX)
 
 
 class StoredIndex:
@@ -83,8 +78,7 @@ class StoredIndex:
     @classmethod
     def find(cls, top_backing_path: Path) -> StoredIndex | None:
         """The index of the chain up to a layer; None if it is absent or cannot be read."""
-        # Asked for each layer of a long chain, of which few have one.
-        if not os.access(f"{top_backing_path}{SUFFIX}", os.R_OK):
+        if not has_sidecar(top_backing_path):
             return None
         path = sidecar_of(top_backing_path)
         try:
