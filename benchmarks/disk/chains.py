@@ -37,6 +37,26 @@ def make_over(directory: Path, length: int, disk_bytes: int, num_overwritten: in
     return _make(directory, [list(range(num_clusters)), *written], disk_bytes)
 
 
+def make_sparse(directory: Path, length: int, disk_bytes: int) -> Path:
+    """Each file holds one cluster, drawn at random, of what each of its L2 tables speaks for.
+
+    It has all L2 tables, then, and hardly any data.
+
+    Returns:
+        The active image.
+    """
+    place = random.Random(length)
+    per_table = CLUSTER // 8
+    num_clusters = disk_bytes // CLUSTER
+    tables = [
+        range(first, min(first + per_table, num_clusters))
+        for first in range(0, num_clusters, per_table)
+    ]
+    return _make(
+        directory, [[place.choice(one) for one in tables] for _ in range(length)], disk_bytes
+    )
+
+
 def make_holding(directory: Path, length: int, image: Path) -> Path:
     """What a raw image holds, each cluster in one file, drawn at random.
 

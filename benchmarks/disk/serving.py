@@ -2,14 +2,16 @@
 
 A disk (1 GiB) in clusters of 64 KiB, made by qemu-img and qemu-io. *spread*: each cluster lies
 in one file of the chain, drawn at random. *over*: the base is full, and each further file
-overwrites some clusters, drawn at random. Both servers are read-only, each a process of its own
+overwrites some clusters, drawn at random. *sparse*: each file has a cluster in each 512 MiB, so
+that it has all L2 tables and hardly any data. Both servers are read-only, each a process of its own
 with a Unix socket, one after the other in each repeat, the page cache warm; fio (its ``nbd``
 engine, one connection) reads 4 KiB at random with 1 and with 16 requests in flight, then 256 KiB
 in order with 4, each for some seconds, after a second of the same that is not counted.
 
 *Ready* is from the start of the process until it greets a client. *Resident* is what the process
-holds after the reads, its interpreter included. *over stock* is ours over qemu-nbd's of the same
-repeat; *over one file* is ours over ours with a chain of one file.
+holds, its interpreter and the libraries that others use as well included, *private* what no other
+process has; *idle* before the first read, else after the last. *over stock* is ours over
+qemu-nbd's of the same repeat; *over one file* is ours over ours with a chain of one file.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -29,14 +32,14 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.arguments import add_output, names, positive, positive_number
-from benchmarks.disk.chains import make_over, make_spread
+from benchmarks.disk.chains import make_over, make_sparse, make_spread
 from benchmarks.disk.servers import SERVERS, served
 from benchmarks.figures import by_repeat, paired_ratios, spread
 from benchmarks.report import markdown_table, print_table, write_report
 from benchmarks.suite import rotated
 
-SCHEMA = "hatchway-chain-serving/1"
-KINDS = {"spread": make_spread, "over": make_over}
+SCHEMA = "hatchway-chain-serving/2"
+KINDS = {"spread": make_spread, "over": make_over, "sparse": make_sparse}
 LENGTHS = (1, 10, 50, 100, 250, 500, 1000)
 # Of each measurement: its name, and how fio is to read.
 READS = {
@@ -44,7 +47,18 @@ READS = {
     "depth_16": ("randread", "4k", 16, "iops"),
     "sequential": ("read", "256k", 4, "bw_bytes"),
 }
-FIGURES = (*READS, "ready_s", "resident_bytes", "num_descriptors")
+# Of what a server takes: its title, digits and unit.
+COSTS = {
+    "ready_s": ("ready, ms", 0, 1e3),
+    "num_descriptors": ("descriptors", 0, 1.0),
+}
+MEMORY = {
+    "idle_bytes": ("resident, idle", 1, 2**-20),
+    "resident_bytes": ("resident", 1, 2**-20),
+    "private_bytes": ("private", 1, 2**-20),
+}
+FIGURES = (*READS, *COSTS, *MEMORY)
+MOST_WARMING_S = 30.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,9 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _made(kind: str, directory: Path, length: int, options: argparse.Namespace) -> Path:
     print(f"making a chain of {length}, {kind}", file=sys.stderr)
     disk_bytes = options.mib << 20
-    if kind == "spread":
-        return make_spread(directory, length, disk_bytes)
-    return make_over(directory, length, disk_bytes, options.overwritten)
+    if kind == "over":
+        return make_over(directory, length, disk_bytes, options.overwritten)
+    return KINDS[kind](directory, length, disk_bytes)
 
 
 def _runs(
@@ -85,7 +99,7 @@ def _runs(
 ) -> Iterator[dict[str, Any]]:
     for top in tops.values():
         with served("hatchway", top) as server:  # the page cache is warm from here on
-            _fio(server.socket_path, "read", "1m", 4, options.mib / 100)
+            _fio(server.socket_path, "read", "1m", 4, min(options.mib / 100, MOST_WARMING_S))
     for repeat in range(options.repeats):
         for length in rotated(list(tops), repeat):
             for name in rotated(list(SERVERS), repeat):
@@ -95,17 +109,22 @@ def _runs(
 
 def _measured(name: str, top: Path, seconds: float) -> dict[str, float]:
     with served(name, top) as server:
-        figures = {"ready_s": server.ready_s}
-        for read, (order, size, depth, figure) in READS.items():
-            _fio(server.socket_path, order, size, depth, min(1.0, seconds))
-            figures[read] = _fio(server.socket_path, order, size, depth, seconds)[figure]
         pid = server.process.pid
-        figures["resident_bytes"] = _resident_bytes(pid)
+        figures = {"ready_s": server.ready_s, "idle_bytes": _memory_bytes(pid)["Rss"]}
+        for read, (order, size, depth, figure) in READS.items():
+            warming_s = min(1.0, seconds)
+            found = _fio(server.socket_path, order, size, depth, seconds, warming_s)
+            figures[read] = found[figure]
+        memory = _memory_bytes(pid)
+        figures["resident_bytes"] = memory["Rss"]
+        figures["private_bytes"] = memory["Private_Clean"] + memory["Private_Dirty"]
         figures["num_descriptors"] = len(os.listdir(f"/proc/{pid}/fd"))
         return figures
 
 
-def _fio(path: Path, order: str, size: str, depth: int, seconds: float) -> dict[str, float]:
+def _fio(
+    path: Path, order: str, size: str, depth: int, seconds: float, warming_s: float = 0.0
+) -> dict[str, float]:
     with tempfile.NamedTemporaryFile() as output:
         subprocess.run(
             [
@@ -117,6 +136,7 @@ def _fio(path: Path, order: str, size: str, depth: int, seconds: float) -> dict[
                 f"--bs={size}",
                 f"--iodepth={depth}",
                 f"--runtime={round(seconds * 1e3)}ms",
+                f"--ramp_time={round(warming_s * 1e3)}ms",
                 "--time_based",
                 "--randrepeat=0",
                 "--output-format=json",
@@ -130,9 +150,10 @@ def _fio(path: Path, order: str, size: str, depth: int, seconds: float) -> dict[
     return found
 
 
-def _resident_bytes(pid: int) -> int:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def _memory_bytes(pid: int) -> dict[str, int]:
+    """What a process holds of each kind of memory, by the kernel's names."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {name: int(kib) << 10 for name, kib in (re.findall(r"\w+", line)[:2] for line in lines)}
 
 
 def _show(runs: list[dict[str, Any]], kind: str, markdown: bool) -> None:
@@ -166,27 +187,20 @@ def _show(runs: list[dict[str, Any]], kind: str, markdown: bool) -> None:
                 ]
             )
         _print(f"{kind}: {title}", reads, rows, markdown)
-    costs = [
-        ("ready_s", "ready, ms", 0, 1e3),
-        ("resident_bytes", "resident, MiB", 1, 2**-20),
-        ("num_descriptors", "descriptors", 0, 1.0),
-    ]
-    header = [
-        "files",
-        *(f"{title}: {who}" for _, title, _, _ in costs for who in ("ours", "stock")),
-    ]
-    rows = [
-        [
-            str(length),
-            *(
-                spread(figures[server, length, figure].values()).text(digits, scale)
-                for figure, _, digits, scale in costs
-                for server in SERVERS
-            ),
+    for title, costs in (("what it takes", COSTS), ("memory, MiB", MEMORY)):
+        header = [f"{name}: {who}" for name, _, _ in costs.values() for who in ("ours", "stock")]
+        rows = [
+            [
+                str(length),
+                *(
+                    spread(figures[server, length, figure].values()).text(digits, scale)
+                    for figure, (_, digits, scale) in costs.items()
+                    for server in SERVERS
+                ),
+            ]
+            for length in lengths
         ]
-        for length in lengths
-    ]
-    _print(f"{kind}: what it takes", header, rows, markdown)
+        _print(f"{kind}: {title}", ["files", *header], rows, markdown)
 
 
 def _print(title: str, header: list[str], rows: list[list[str]], markdown: bool) -> None:
@@ -201,7 +215,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.disk.serving",
         description="Chains served over NBD, beside stock qemu-nbd.",
     )
-    parser.add_argument("--kinds", type=names(KINDS), default=tuple(KINDS), help="default: both")
+    parser.add_argument(
+        "--kinds", type=names(KINDS), default=("spread", "over"), help="default: spread,over"
+    )
     parser.add_argument("--lengths", type=positive, nargs="+", default=list(LENGTHS))
     parser.add_argument(
         "--mib", type=positive, default=1024, help="of the disk (default: %(default)s)"

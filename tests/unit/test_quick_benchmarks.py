@@ -79,16 +79,20 @@ def test_reads_of_a_chain(tmp_path: Path) -> None:
 )
 def test_serving_of_a_chain(tmp_path: Path) -> None:
     path = tmp_path / "serving.json"
-    arguments = ("--kinds", "over", "--lengths", "3", "--repeats", "1", "--mib", "4")
-    arguments += ("--overwritten", "5", "--seconds", "0.1", "--json", str(path))
-    assert "over: what it takes" in run("benchmarks.disk.serving", *arguments)
+    arguments = ("--kinds", "over,sparse", "--lengths", "3", "--repeats", "1", "--mib", "4")
+    arguments += ("--overwritten", "5", "--seconds", "0.05", "--json", str(path))
+    shown = run("benchmarks.disk.serving", *arguments)
     runs = json.loads(path.read_text())["runs"]
-    assert sorted((one["length"], one["server"]) for one in runs) == [
-        (1, "hatchway"),
-        (1, "qemu-nbd"),
-        (3, "hatchway"),
-        (3, "qemu-nbd"),
-    ]
+    for kind in ("over", "sparse"):
+        assert f"{kind}: what it takes" in shown
+        assert f"{kind}: memory" in shown
+        assert sorted((one["length"], one["server"]) for one in runs if one["kind"] == kind) == [
+            (1, "hatchway"),
+            (1, "qemu-nbd"),
+            (3, "hatchway"),
+            (3, "qemu-nbd"),
+        ]
+    assert all(one["resident_bytes"] >= one["private_bytes"] > 0 for one in runs)
     assert all(one["depth_16"] > 0 and one["ready_s"] > 0 for one in runs)
 
 
