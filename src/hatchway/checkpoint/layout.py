@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from hatchway.checkpoint.clusters import CLUSTER
 from hatchway.checkpoint.errors import DamagedCheckpointError
 from hatchway.disk import Chain
-from hatchway.memory.ranges import Ranges, intersection, union
+from hatchway.memory.ranges import Ranges, expanded, intersection, union
 from hatchway.memory.regions import Region
 
 CRC_BYTES = 4
+CRCS_PER_CLUSTER = CLUSTER // CRC_BYTES
 _HEAD = struct.Struct("<8sIIQQQI")
 _CRC = struct.Struct("<I")
 _MAGIC = b"HWCHECKP"
@@ -63,10 +64,15 @@ class Description(NamedTuple):
     num_clusters: int
     extra: bytes
 
-    @property
-    def crcs_at(self) -> int:
-        """Where the checksums lie on the disk."""
-        return (1 + self.num_clusters) * CLUSTER
+
+def crcs_at(num_clusters: int) -> int:
+    """The cluster in which the checksums of so many begin."""
+    return 1 + num_clusters
+
+
+def end_at(num_clusters: int) -> int:
+    """The cluster in which the description begins: after the checksums."""
+    return crcs_at(num_clusters) + -(-num_clusters // CRCS_PER_CLUSTER)
 
 
 class Layout:
@@ -107,10 +113,7 @@ class Layout:
         on_disk = found + (self.offsets - self.spans[:, 0])[ranks, None]
         rows = np.stack((on_disk[:, 0] // CLUSTER, -(-on_disk[:, 1] // CLUSTER)), axis=1)
         rows = union(rows)
-        counts = rows[:, 1] - rows[:, 0]
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        clusters: NDArray[np.int64] = np.repeat(rows[:, 0], counts) + within
-        return clusters
+        return expanded(rows[:, 0], rows[:, 1] - rows[:, 0])[1]
 
     def sources_of(self, clusters: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where clusters are in memory: address, bytes, and zeros before; one row each."""
@@ -170,7 +173,7 @@ def read_description(chain: Chain, path: Path) -> Description:
             "a later Hatchway",
             path=path,
         )
-    at = (1 + num_clusters + -(-num_clusters * CRC_BYTES // CLUSTER)) * CLUSTER
+    at = end_at(num_clusters) * CLUSTER
     num_bytes = text_bytes + extra_bytes
     if num_bytes > min(_MOST_BYTES, chain.size) or at + num_bytes > chain.size:
         raise damaged(path, "its end")

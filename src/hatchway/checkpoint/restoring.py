@@ -17,6 +17,7 @@ from hatchway.checkpoint.layout import (
     CRC_BYTES,
     Description,
     Place,
+    crcs_at,
     damaged,
     read_description,
 )
@@ -133,14 +134,14 @@ def _check_room(region: Region, target: Any, name: str) -> None:
 def _read(chain: Chain, path: Path, found: Description, place: Place, address: int) -> None:
     """Read a region to an address, and check it."""
     end = place.offset + place.num_bytes
-    limit = (1 + found.num_clusters) * CLUSTER
+    limit = crcs_at(found.num_clusters) * CLUSTER
     if place.offset < CLUSTER or end > limit:
         raise damaged(path, "its description")
     for start in range(place.offset // CLUSTER * CLUSTER, end, _PIECE_BYTES):
         stop = min(start + _PIECE_BYTES, -(-end // CLUSTER) * CLUSTER)
         data = memoryview(chain.read_at(start, stop - start))
-        crcs_at = found.crcs_at + (start // CLUSTER - 1) * CRC_BYTES
-        wanted = np.frombuffer(chain.read_at(crcs_at, (stop - start) // CLUSTER * CRC_BYTES), "<u4")
+        at = crcs_at(found.num_clusters) * CLUSTER + (start // CLUSTER - 1) * CRC_BYTES
+        wanted = np.frombuffer(chain.read_at(at, (stop - start) // CLUSTER * CRC_BYTES), "<u4")
         if not np.array_equal(checksums(data), wanted):
             raise damaged(path, f"what lies at {start:#x} to {stop:#x}")
         low, high = max(start, place.offset), min(stop, end)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hatchway.base.errors import CheckpointError
 from hatchway.checkpoint.clusters import CLUSTER, gather
 from hatchway.checkpoint.directory import HeldDirectory, path_of, steps_of
-from hatchway.checkpoint.layout import CRC_BYTES, Layout, packed
+from hatchway.checkpoint.layout import CRCS_PER_CLUSTER, Layout, crcs_at, end_at, packed
 from hatchway.checkpoint.retention import Retention
 from hatchway.disk.active import OpenFile, create_filled
 from hatchway.memory import DirtyTracker
@@ -93,8 +93,9 @@ class IncrementalSnapshot:
         self._begun: int | None = None
         # Not saved yet, and not told by the tracker again.
         self._pending: NDArray[np.int64] | None = None
-        self._crcs: NDArray[np.uint32] = np.zeros(self._layout.num_clusters, "<u4")
-        self._crcs_per_cluster = CLUSTER // CRC_BYTES
+        # Up to the end of the last cluster that they lie in.
+        num_rows = -(-self._layout.num_clusters // CRCS_PER_CLUSTER)
+        self._crcs: NDArray[np.uint32] = np.zeros(num_rows * CRCS_PER_CLUSTER, "<u4")
         try:
             self._next = max(steps_of(self._directory.path), default=-1) + 1
             self._first = self._next
@@ -152,25 +153,27 @@ class IncrementalSnapshot:
             layout, step = self._layout, self._next
             first, end = packed(step, layout, extra)
             clusters = self._to_save()
-            rows = (clusters - 1) // self._crcs_per_cluster
-            crc_rows: NDArray[np.int64] = np.unique(rows)
-            crcs_at = 1 + layout.num_clusters
-            end_at = crcs_at + -(-layout.num_clusters // self._crcs_per_cluster)
-            num_end = len(end) // CLUSTER
+            crc_rows: NDArray[np.int64] = np.unique((clusters - 1) // CRCS_PER_CLUSTER)
+            begin = end_at(layout.num_clusters)
+            stop = begin + len(end) // CLUSTER
 
             def fill(file: OpenFile, offset: int) -> None:
                 file.pwrite(first, offset)
                 offset = self._write_memory(file, offset + CLUSTER, clusters)
-                crcs = self._crcs.tobytes().ljust((end_at - crcs_at) * CLUSTER, b"\0")
-                pieces = [crcs[row * CLUSTER : (row + 1) * CLUSTER] for row in crc_rows.tolist()]
-                file.pwritev([*pieces, end], offset)
+                crcs = self._crcs.reshape(-1, CRCS_PER_CLUSTER)[crc_rows].tobytes()
+                file.pwritev([crcs, end], offset)
 
             self._begun = step
             create_filled(
                 path_of(self._directory.path, step),
-                (end_at + num_end) * CLUSTER,
+                stop * CLUSTER,
                 np.concatenate(
-                    ([0], clusters, crcs_at + crc_rows, np.arange(end_at, end_at + num_end))
+                    (
+                        [0],
+                        clusters,
+                        crcs_at(layout.num_clusters) + crc_rows,
+                        np.arange(begin, stop),
+                    )
                 ),
                 fill,
                 backing=None if self._last is None else path_of(Path(), self._last).name,

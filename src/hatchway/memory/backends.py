@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hatchway.memory.errors import BackendUnavailableError
-from hatchway.memory.mappings import first_unmapped, not_mapped
+from hatchway.memory.mappings import check_mapped
 from hatchway.memory.ranges import Ranges, empty, union
 from hatchway.memory.regions import PAGE_BYTES, bytes_at
 from hatchway.memory.watching import WATCHED
@@ -86,9 +86,7 @@ class Hashes:
 
     def take(self, pages: Ranges) -> Ranges:
         """As in :class:`Backend`, by what the pages hold."""
-        unmapped = first_unmapped(pages)
-        if unmapped is not None:
-            raise not_mapped(*pages[unmapped].tolist())
+        check_mapped(pages)
         return union(empty(), *(self._take(start, end) for start, end in pages.tolist()))
 
     def _take(self, start: int, end: int) -> Ranges:

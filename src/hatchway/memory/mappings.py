@@ -20,6 +20,17 @@ def first_unmapped(pages: Ranges) -> int | None:
     return None
 
 
+def check_mapped(pages: Ranges) -> None:
+    """Raise if some range is not mapped as a whole.
+
+    Raises:
+        RegionError: If so.
+    """
+    unmapped = first_unmapped(pages)
+    if unmapped is not None:
+        raise not_mapped(*pages[unmapped].tolist())
+
+
 def not_mapped(start: int, end: int) -> RegionError:
     """The error of a range that is not."""
     return RegionError(

@@ -41,10 +41,7 @@ def intersection(left: Ranges, right: Ranges) -> Ranges:
     # Each range of the one meets those of the other from its first to its last.
     first = np.searchsorted(right[:, 1], left[:, 0], side="right")
     last = np.searchsorted(right[:, 0], left[:, 1], side="left")
-    counts = np.maximum(last - first, 0)
-    of_left = np.repeat(np.arange(len(left)), counts)
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    of_right = np.repeat(first, counts) + within
+    of_left, of_right = expanded(first, np.maximum(last - first, 0))
     starts = np.maximum(left[of_left, 0], right[of_right, 0])
     ends = np.minimum(left[of_left, 1], right[of_right, 1])
     return np.stack((starts, ends), axis=1)
@@ -76,13 +73,28 @@ def num_bytes_below(ranges: Ranges, addresses: NDArray[np.int64]) -> NDArray[np.
     return found
 
 
+def expanded(
+    firsts: NDArray[np.int64], counts: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of numbers that count up, one behind the other.
+
+    Args:
+        firsts: Of each row the first number.
+        counts: How many it has.
+
+    Returns:
+        For each number, which row it is of; and the numbers.
+    """
+    of = np.repeat(np.arange(len(counts)), counts)
+    within = np.arange(len(of)) - (np.cumsum(counts) - counts)[of]
+    return of, firsts[of] + within
+
+
 def split(ranges: Ranges, num_bytes_each: int) -> Ranges:
     """The same ranges, cut at each multiple of a number of bytes."""
     firsts = ranges[:, 0] // num_bytes_each
-    counts = -(-ranges[:, 1] // num_bytes_each) - firsts
-    of = np.repeat(np.arange(len(ranges)), counts)
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    starts = (np.repeat(firsts, counts) + within) * num_bytes_each
+    of, pieces = expanded(firsts, -(-ranges[:, 1] // num_bytes_each) - firsts)
+    starts = pieces * num_bytes_each
     return np.stack(
         (np.maximum(starts, ranges[of, 0]), np.minimum(starts + num_bytes_each, ranges[of, 1])),
         axis=1,

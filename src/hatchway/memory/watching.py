@@ -12,7 +12,7 @@ import os
 import threading
 
 from hatchway.memory.errors import RegionError
-from hatchway.memory.mappings import first_unmapped, not_mapped
+from hatchway.memory.mappings import check_mapped, not_mapped
 from hatchway.memory.pagemap import Pagemap
 from hatchway.memory.ranges import Ranges, difference, intersection, union
 from hatchway.memory.userfault import AsyncWriteProtection
@@ -127,9 +127,7 @@ class WatchedPages:
 
     def _register(self, pages: Ranges) -> None:
         assert self._protection is not None
-        unmapped = first_unmapped(pages)
-        if unmapped is not None:
-            raise not_mapped(*pages[unmapped].tolist())
+        check_mapped(pages)
         for start, end in pages.tolist():
             try:
                 self._protection.register(start, end)
