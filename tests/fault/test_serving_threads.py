@@ -232,11 +232,16 @@ def test_what_was_flushed_is_there_when_a_server_was_killed(kind: str, tmp_path:
         assert chain.read_at(0, 4 * MIB) == killed.flushed
 
 
+def compressed(folder: Path, num_clusters: int) -> tuple[Path, bytes]:
+    """An image whose reads are left to the pool, and what it holds."""
+    content = b"".join(bytes([rank]) * 65536 for rank in range(num_clusters))
+    base, top = qemu.raw(folder / "base.raw", content), folder / "top.qcow2"
+    qemu.img("convert", "-c", "-O", "qcow2", base, top)
+    return top, content
+
+
 def test_a_client_that_takes_no_answers_does_not_keep_others_waiting(tmp_path: Path) -> None:
-    content = b"".join(bytes([rank]) * 65536 for rank in range(64))
-    base = qemu.raw(tmp_path / "base.raw", content)
-    top = tmp_path / "top.qcow2"
-    qemu.img("convert", "-c", "-O", "qcow2", base, top)  # compressed: left to the pool
+    top, content = compressed(tmp_path, 64)
     path = tmp_path / "s.sock"
     with (
         Chain(top) as chain,
@@ -270,10 +275,7 @@ def test_a_client_that_takes_no_answers_leaves_room_to_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "_MOST_BYTES", MIB)
-    content = b"".join(bytes([rank]) * 65536 for rank in range(32))
-    base = qemu.raw(tmp_path / "base.raw", content)
-    top = tmp_path / "top.qcow2"
-    qemu.img("convert", "-c", "-O", "qcow2", base, top)  # compressed: left to the pool
+    top, content = compressed(tmp_path, 32)
     path = tmp_path / "s.sock"
     with (
         Chain(top) as chain,

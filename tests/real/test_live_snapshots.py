@@ -10,13 +10,13 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hatchway.disk import Chain, ImageError, LockedImageError, Server, kernel
 from hatchway.disk.active import ActiveLayer
 from hatchway.disk.index import sidecar_of
+from tests.fault.test_serving_threads import KINDS
 from tests.real import nbd, qemu
 from tests.real.indexed import let_time_pass, num_indexed
 
@@ -27,12 +27,6 @@ EACH = MIB // 4
 NUM_CLIENTS = 3
 NUM_SNAPSHOTS = 5
 TURNS_BETWEEN = 12
-KINDS: dict[str, dict[str, Any]] = {
-    "plain": {"cluster_size": 65536},
-    "small clusters": {"cluster_size": 512, "refcount_bits": 64},
-    "subclusters": {"cluster_size": 16384, "extended_l2": "on"},
-    "data file": {"cluster_size": 4096, "data_file": "data.bin"},
-}
 
 
 class Client:

@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
 from hatchway.base.units import format_bytes
+from hatchway.cli.disk.progress import bar_of
 from hatchway.disk import Finding, Report, check_chain
 from hatchway.disk import check as check_file
 
@@ -26,16 +24,7 @@ def check(args: argparse.Namespace) -> int:
         0, 2 or 3: the worst that a file has.
     """
     reports: list[Report] = []
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("following tables"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    bar = bar_of("following tables")
     task = bar.add_task("", total=None)
     found = _reports(args, lambda done, total: bar.update(task, completed=done, total=total))
     while True:

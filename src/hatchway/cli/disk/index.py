@@ -7,10 +7,8 @@ import sys
 import time
 from typing import Literal
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-
 from hatchway.base.units import format_bytes
+from hatchway.cli.disk.progress import shown
 from hatchway.disk import Chain, ImageError
 from hatchway.disk.index import build, sidecar_of
 
@@ -32,20 +30,8 @@ def run(chain: Chain, *, prove: Literal["stamps", "digest"], drop: bool, as_json
             path=path,
         )
     begun = time.perf_counter()
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("indexing"),
-        BarColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("", total=None)
-        built = build(
-            layers,
-            prove=prove,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    with shown("indexing") as progress:
+        built = build(layers, prove=prove, progress=progress)
     seconds = time.perf_counter() - begun
     if as_json:
         said = {**built._asdict(), "path": str(built.path), "seconds": seconds}

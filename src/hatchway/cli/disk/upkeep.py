@@ -5,15 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
 from hatchway.base.units import format_bytes, parse_bytes
+from hatchway.cli.disk.progress import shown
 from hatchway.disk import Chain, commit, merge, rebase, resize, snapshot
 
 
@@ -46,7 +42,7 @@ def _snapshot(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
         raise ValueError("say which image: IMAGE NEW, or --served PATH NEW for one that is served")
     if args.served is not None:
         return _snapshot_served(args)
-    with _bar("indexing") as progress:
+    with shown("indexing") as progress:
         done = snapshot(
             args.image,
             args.new,
@@ -84,7 +80,7 @@ def _snapshot_served(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
 
 def _commit(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    with _bar("committing") as progress:
+    with shown("committing") as progress:
         done = commit(
             args.image,
             into=_layer(args.into),
@@ -101,7 +97,7 @@ def _commit(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
 
 def _rebase(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    with _bar("comparing") as progress:
+    with shown("comparing") as progress:
         done = rebase(
             args.image,
             args.backing,
@@ -116,7 +112,7 @@ def _rebase(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
 
 def _merge(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    with _bar("copying") as progress:
+    with shown("copying") as progress:
         done = merge(
             args.image,
             _layer(args.first),
@@ -160,19 +156,3 @@ def _as_json(value: object) -> str:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"{type(value).__name__} is not JSON")
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn(what),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
